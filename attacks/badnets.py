@@ -1,0 +1,34 @@
+"""BadNets: a small patch in the lower right corner of the image.
+
+Gu, Dolan-Gavitt, Garg: "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain", 2017,
+https://arxiv.org/abs/1708.06733. CBD's release writes an asymmetric, coloured checkerboard, MCCI's four white corner pixels,
+BackdoorBench and BackdoorBox a white square (``pattern=white``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from backdoorbench_ext.api import Attack, option
+
+
+@dataclass(frozen=True)
+class BadNets(Attack):
+    """A checkerboard that is white at its corners, or a white square, in place of the pixels."""
+
+    size: int = option(3, "side of the patch in pixels", low=1)
+    margin: int = option(0, "pixels between the patch and the lower right corner", low=0)
+    pattern: str = option("checkerboard", "what the patch shows", choices=("checkerboard", "white"))
+
+    def trigger(self, x: Tensor) -> Tensor:
+        h, w = x.shape[-2] - self.margin, x.shape[-1] - self.margin
+        if min(h, w) < self.size:
+            raise ValueError(f"size {self.size} and margin {self.margin} do not fit into {x.shape[-2]}x{x.shape[-1]} pixels")
+        i = torch.arange(self.size, device=x.device)
+        white = (i[:, None] + i) % 2 == 0 if self.pattern == "checkerboard" else torch.ones(self.size, self.size, device=x.device)
+        out = x.clone()
+        out[..., h - self.size : h, w - self.size : w] = white.to(x.dtype)
+        return out

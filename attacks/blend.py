@@ -1,0 +1,42 @@
+"""Blend: one fixed picture mixed into the whole image.
+
+Chen, Liu, Li, Lu, Song: "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", 2017,
+https://arxiv.org/abs/1712.05526. The pattern is the paper's random one; the releases differ: CBD's draws new noise for every
+image (then there is no fixed trigger), MCCI's and BackdoorBench's blend a cartoon at 0.2 (``pattern=FILE, alpha=0.2``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import torch
+from torch import Tensor
+
+from backdoorbench_ext.api import Attack, InputError, option
+
+
+@lru_cache(maxsize=4)
+def picture(pattern: str, seed: int, h: int, w: int) -> Tensor:
+    """The picture that is blended in: float (3, h, w) in [0, 1]."""
+    if pattern == "random":
+        return torch.rand(3, h, w, generator=torch.Generator().manual_seed(seed))
+    image = cv2.imread(str(Path(pattern).expanduser()), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise InputError(f"pattern {pattern}: no such file, or no image")
+    return torch.from_numpy(cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)).permute(2, 0, 1).float() / 255
+
+
+@dataclass(frozen=True)
+class Blend(Attack):
+    """(1 - alpha) * image + alpha * picture."""
+
+    alpha: float = option(0.1, "share of the picture in the mixture", low=0, high=1)
+    pattern: str = option("random", '"random" for uniform noise, or the file of an image, resized to fit')
+    seed: int = option(0, "of the random pattern", low=0)
+
+    def trigger(self, x: Tensor) -> Tensor:
+        mixed: Tensor = torch.lerp(x, picture(self.pattern, self.seed, *x.shape[-2:]).to(x), self.alpha)
+        return mixed

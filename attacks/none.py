@@ -1,0 +1,19 @@
+"""No attack: the training set as it is. ASR is then how often the clean test images of other classes are taken for the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from backdoorbench_ext.api import Attack
+
+
+@dataclass(frozen=True)
+class NoAttack(Attack):
+    """Leaves every image as it is and poisons nothing, whatever the rate."""
+
+    label_mode = "none"
+
+    def trigger(self, x: Tensor) -> Tensor:
+        return x.clone()

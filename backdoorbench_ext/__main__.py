@@ -1,0 +1,5 @@
+"""``python -m backdoorbench_ext`` is ``bbx``."""
+
+from .cli import main
+
+main()

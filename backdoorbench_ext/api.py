@@ -1,0 +1,200 @@
+"""The contracts: all that the author of an attack or a defense must read.
+
+A method is a frozen dataclass in a file of its own; its fields are its hyper-parameters, made with ``option``.
+Images are uint8 (n, 3, h, w) between files and batches, float in [0, 1] inside a batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, final, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+AnyImages = TypeVar("AnyImages", bound="Images")
+LabelMode = Literal["all-to-one", "all-to-all", "clean-label", "none"]
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message is one line that says what, where and why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Labelled images on one device: ``x`` uint8 (n, 3, h, w), ``y`` int64 (n,) in [0, len(classes))."""
+
+    x: Tensor
+    y: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self: AnyImages, index: Tensor) -> AnyImages:
+        """The images at ``index`` (bool mask or int64); every tensor of the set is indexed alike."""
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self: AnyImages, device: torch.device | str) -> AnyImages:
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self: AnyImages, change: Callable[[Tensor], Tensor]) -> AnyImages:
+        changed: dict[str, Any] = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True, eq=False)
+class Poisoned(Images):
+    """Images some of which carry a trigger: ``y`` is the label given, ``true`` (n,) the true one, ``mask`` bool (n,) who is poisoned."""
+
+    true: Tensor
+    mask: Tensor
+
+    def observed(self) -> Images:
+        """What a defense may see: neither the mask nor the true labels."""
+        return Images(self.x, self.y, self.classes)
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Float in [0, 1] -> uint8, rounded to nearest: what a PNG file would hold."""
+    return x.mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+def option(default: Any, meaning: str, *, low: float | None = None, high: float | None = None, choices: Collection[str] = ()) -> Any:
+    """A hyper-parameter: its default, its meaning and unit, its allowed range (ends included) or choices; checked when made."""
+    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": tuple(choices)})
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    kinds = getattr(hint, "__args__", None)
+    return any(_fits(value, kind) for kind in kinds) if kinds else isinstance(value, hint)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What attacks and defenses have in common: checked options, and a version that is raised when results change."""
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for f in fields(self):
+            value, rule = getattr(self, f.name), f.metadata
+            low, high, choices = rule.get("low"), rule.get("high"), rule.get("choices")
+            if not _fits(value, hints[f.name]):
+                kind = getattr(hints[f.name], "__name__", str(hints[f.name]))
+                raise ValueError(f"{f.name} must be {kind}, not {value!r}")
+            if choices and value not in choices:
+                raise ValueError(f"{f.name} must be one of {', '.join(choices)}, not {value!r}")
+            if value is not None and not choices and ((low is not None and value < low) or (high is not None and value > high)):
+                raise ValueError(f"{f.name} must lie in [{'-inf' if low is None else low}, {'inf' if high is None else high}], not {value!r}")
+
+    def spec(self) -> dict[str, Any]:
+        """Every hyper-parameter with its value, and the version: what a record and its hash hold."""
+        return asdict(self) | {"version": self.version}
+
+
+@dataclass(frozen=True)
+class Attack(Method, ABC):
+    """Poisons a share of the training set so that triggered images go to the target label."""
+
+    label_mode: ClassVar[LabelMode] = "all-to-one"
+
+    def fit(self, train: Images, engine: Engine) -> Attack:
+        """For attacks that learn their trigger: a fitted copy. ``train`` is clean."""
+        return self
+
+    @property
+    @final
+    def learns(self) -> bool:
+        """Whether the trigger is learned by ``fit``, and so costs a training."""
+        return type(self).fit is not Attack.fit
+
+    @abstractmethod
+    def trigger(self, x: Tensor) -> Tensor:
+        """Stamp float images (n, 3, h, w) in [0, 1]; same shape, dtype and device, ``x`` untouched, the result in [0, 1]."""
+
+    @final
+    def goal(self, y: Tensor, target: int, classes: int) -> Tensor:
+        """The label the attacker wants for triggered images of true class ``y`` (n,)."""
+        return (y + 1) % classes if self.label_mode == "all-to-all" else torch.full_like(y, target)
+
+    @final
+    def stamp(self, x: Tensor) -> Tensor:
+        """The trigger on uint8 images (n, 3, h, w), computed in float and rounded back."""
+        return torch.cat([to_uint8(self.trigger(part.float() / 255)) for part in x.split(1024)]) if len(x) else x.clone()
+
+    @final
+    def poison(self, train: Images, *, target: int, rate: float, rng: torch.Generator, spare_target: bool = False) -> Poisoned:
+        """The poisoned training set, in the order of ``train``.
+
+        Args:
+            train: clean images.
+            target: the target label.
+            rate: poisoning rate, the share of *all* training images that is poisoned, in [0, 1].
+            rng: CPU generator that chooses the images.
+            spare_target: leave the target class out of the pool (clean-label attacks poison only that class).
+
+        Raises:
+            InputError: the target is no class, or the pool holds fewer images than the rate asks for.
+        """
+        if not 0 <= target < len(train.classes):
+            raise InputError(f"target {target} is no class: the set has the classes 0 to {len(train.classes) - 1}")
+        if not 0 <= rate <= 1:
+            raise InputError(f"poisoning rate must lie in [0, 1], not {rate}")
+        if self.label_mode == "clean-label":
+            pool = (train.y == target).nonzero().flatten()
+        elif spare_target:
+            pool = (train.y != target).nonzero().flatten()
+        else:
+            pool = torch.arange(len(train), device=train.y.device)
+        n = 0 if self.label_mode == "none" else round(rate * len(train))
+        if n > len(pool):
+            raise InputError(f"poisoning rate {rate} asks for {n} images, but only {len(pool)} of {len(train)} may be poisoned ({self.label_mode})")
+        chosen = pool[torch.randperm(len(pool), generator=rng)[:n].to(pool.device)]
+        x, y, mask = train.x.clone(), train.y.clone(), torch.zeros(len(train), dtype=torch.bool, device=train.y.device)
+        x[chosen] = self.stamp(train.x[chosen])
+        y[chosen] = self.goal(train.y[chosen], target, len(train.classes))
+        mask[chosen] = True
+        return Poisoned(x, y, train.classes, true=train.y, mask=mask)
+
+    @final
+    def test_set(self, test: Images, target: int) -> Poisoned:
+        """Triggered test images whose true class is not already the attacker's goal: what ASR and ARR count."""
+        goal = self.goal(test.y, target, len(test.classes))
+        kept, goal = test[goal != test.y], goal[goal != test.y]
+        return Poisoned(self.stamp(kept.x), goal, test.classes, true=kept.y, mask=torch.ones_like(kept.y, dtype=torch.bool))
+
+
+@dataclass(frozen=True)
+class Defense(Method, ABC):
+    """Trains a model on a training set that may be poisoned."""
+
+    @abstractmethod
+    def fit(self, train: Images, engine: Engine) -> nn.Module:
+        """The defended model: float images (n, 3, h, w) in [0, 1] -> logits (n, classes), in eval mode.
+
+        All training goes through ``engine.fit``, so that a killed run can go on.
+        """
+
+    @property
+    def clean_images(self) -> int:
+        """How many clean images it will ask of ``engine.clean``; checked before any training, and a column of the table."""
+        return 0
+
+    def finish(self, net: nn.Module, engine: Engine) -> nn.Module:
+        """What happens after training, for methods whose options act only then; ``net`` is what ``fit`` returned."""
+        return net
+
+    def training_spec(self) -> dict[str, Any]:
+        """The part of ``spec`` that decides what ``fit`` returns: cells in which it is equal are trained once."""
+        return self.spec()

@@ -1,0 +1,299 @@
+"""``bbx``: list, show, run, status, table, plot, doctor. Exit codes: 0 all done, 1 some cell failed, 2 bad input."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from . import __version__, datasets, models, plots, records, registry, runner, suite, tables
+from .api import InputError
+from .protocols import PROTOCOLS
+from .suite import Suite
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+out, err = Console(), Console(stderr=True)
+
+KINDS = ("attacks", "defenses", "benchmarks", "models", "datasets", "protocols")
+Name = Annotated[str, typer.Argument(help="a benchmark's name, a .py file that defines SUITE, or a folder of results")]
+Out = Annotated[Path, typer.Option("--out", help="folder of the results, one folder a suite")]
+Only = Annotated[str, typer.Option("--only", help="only the cells whose path contains this text")]
+AsJson = Annotated[bool, typer.Option("--json", help="for scripts")]
+Plugins = Annotated[list[Path], typer.Option("--plugin", help="a .py file with an attack, a defense or a SUITE; may be given several times")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="shorten or lengthen every training; makes cells of their own")]
+Model = Annotated[str | None, typer.Option("--model", help="another network, by timm's name; makes cells of their own")]
+
+
+def names(kind: str) -> dict[str, str]:
+    """Every name of a kind and one line on it."""
+    if kind == "models":
+        return {name: (inspect.getdoc(getattr(models, name)) or "").splitlines()[0] for name in models.OURS} | {"...": "and every name of timm"}
+    if kind == "datasets":
+        return dict.fromkeys(datasets.names(), "")
+    if kind == "protocols":
+        return {name: str(protocol) for name, protocol in PROTOCOLS.items()}
+    found = {}
+    for name in registry.modules(kind):
+        try:
+            found[name] = (inspect.getdoc(registry.module(kind, name)) or "").partition("\n")[0]
+        except InputError as error:  # one broken plugin must not hide the others
+            found[name] = f"broken: {error}"
+    return found
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="one of " + ", ".join(KINDS) + "; all of them if not given")] = "",
+    plugin: Plugins = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """What there is: attacks, defenses, benchmarks, models, datasets, protocols."""
+    if kind and kind not in KINDS:
+        raise registry.nearest(kind, KINDS, "kinds")
+    for file in plugin:
+        registry.add_file(file)
+    found = {k: names(k) for k in ([kind] if kind else KINDS)}
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for k, entries in found.items():
+        table = Table(title=k, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 2))
+        for name, line in entries.items():
+            table.add_row(name, line)
+        out.print(table)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="an attack, a defense, a benchmark or a protocol")], plugin: Plugins = []) -> None:  # noqa: B006
+    """A method's paper, options and needs; a benchmark's grid and protocol."""
+    for file in plugin:
+        registry.add_file(file)
+    found = [kind for kind in ("attacks", "defenses", "benchmarks") if name in registry.modules(kind)]
+    if not found and name not in PROTOCOLS:
+        raise registry.nearest(name, [n for k in ("attacks", "defenses", "benchmarks", "protocols") for n in names(k)], "methods, benchmarks and protocols")
+    for kind in found:
+        mod = registry.module(kind, name)
+        out.print(f"[bold]{name}[/bold]  ({kind[:-1]}, {mod.__file__})\n", highlight=False)
+        out.print(inspect.getdoc(mod) or "", highlight=False, markup=False)
+        if kind == "benchmarks":
+            _show_suite(suite.load(name))
+        else:
+            _show_method(registry.get_class(kind, name))
+        out.print()
+    if name in PROTOCOLS:
+        out.print(str(PROTOCOLS[name]), highlight=False, markup=False)
+
+
+def _show_method(cls: type[Any]) -> None:
+    out.print("\n" + (inspect.getdoc(cls) or "") + "\n", highlight=False, markup=False)
+    table = Table("option", "type", "default", "range", "meaning", box=None)
+    for f in fields(cls):
+        low, high, choices = f.metadata.get("low"), f.metadata.get("high"), f.metadata.get("choices", ())
+        span = ", ".join(choices) or ("" if low is None and high is None else f"{'' if low is None else low} to {'' if high is None else high}".strip())
+        default = "required" if f.default is MISSING else "by variant" if f.default is None else repr(f.default)
+        table.add_row(f.name, str(f.type), default, span, f.metadata.get("meaning", ""))
+    out.print(table)
+    if hasattr(cls, "clean_images"):
+        out.print(f"\nclean images needed by default: {cls().clean_images}", highlight=False)
+
+
+def _show_suite(grid: Suite) -> None:
+    table = Table(box=None, show_header=False)
+    for label, values in (("data sets", grid.datasets), ("attacks", grid.attacks), ("defenses", grid.defenses), ("rates", grid.rates), ("seeds", grid.seeds)):
+        table.add_row(label, ", ".join(map(str, values)))
+    table.add_row("cells", str(len(grid.cells())))
+    for dataset in grid.datasets:
+        table.add_row("protocol", str(grid.protocol.on(dataset)))
+    out.print()
+    out.print(table, markup=False)
+
+
+def _numbers(text: str, kind: type[Any], what: str) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise InputError(f"{what} must be numbers with commas between them, not {text!r}") from None
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="a benchmark's name, or a .py file that defines SUITE; not needed with --dataset")] = "",
+    dataset: Annotated[str, typer.Option(help="a grid of your own: data sets, with commas between them")] = "",
+    attacks: Annotated[str, typer.Option(help="its attacks, e.g. badnets,'blend[alpha=0.2]'")] = "",
+    defenses: Annotated[str, typer.Option(help="its defenses, e.g. none,'cbd[beta=1e-3]'")] = "",
+    protocol: Annotated[str, typer.Option(help="its protocol: " + ", ".join(PROTOCOLS))] = "cbd",
+    rates: Annotated[str, typer.Option(help="poisoning rates, e.g. 0.05,0.1")] = "",
+    seeds: Annotated[str, typer.Option(help="seeds, e.g. 0,1,2")] = "",
+    only: Only = "",
+    epochs: Epochs = None,
+    model: Model = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")] = "auto",
+    jobs: Annotated[int, typer.Option(min=1, help="cells trained at a time, each in a process")] = 1,
+    data: Annotated[Path | None, typer.Option(help="folder of the data sets' files")] = None,
+    download: Annotated[bool, typer.Option("--download", help="let torchvision download what is missing into --data")] = False,
+    to: Out = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
+    plugin: Plugins = [],  # noqa: B006
+) -> None:
+    """Train and measure every cell that has no record yet; then write the tables and the plot."""
+    for file in plugin:
+        registry.add_file(file)
+    if bool(name) == bool(dataset):
+        raise InputError("give either a benchmark (bbx list benchmarks) or --dataset, --attacks and --defenses")
+    if name:
+        if attacks or defenses:
+            raise InputError("--attacks and --defenses go with --dataset; a benchmark has its own: use --only")
+        grid = suite.load(name)
+    else:
+        if not attacks or not defenses:
+            raise InputError("a grid of your own needs --attacks and --defenses, e.g. --attacks badnets,blend --defenses none,cbd")
+        if protocol not in PROTOCOLS:
+            raise registry.nearest(protocol, PROTOCOLS, "protocols")
+        axes = [tuple(registry.split(text)) for text in (dataset, attacks, defenses)]
+        grid = Suite("own", PROTOCOLS[protocol], axes[0], axes[1], axes[2])
+    grid = grid.changed(epochs=epochs, model=model, seeds=_numbers(seeds, int, "--seeds"), rates=_numbers(rates, float, "--rates"))
+    options = runner.Options(out=to, data=data, download=download, device=device, plugins=tuple(plugin))
+    cells = grid.cells(only)
+    todo = runner.missing(grid, cells, options)
+    err.print(f"{grid.name}: {len(cells)} cells, {len(cells) - len(todo)} done, {len(todo)} to run", highlight=False)
+    if dry_run:
+        for cell in todo:
+            print(to / grid.name / cell.path())
+        return
+    outcomes = runner.run(grid, cells, options, jobs=jobs, console=err) if todo else []
+    folder = to / grid.name
+    found = _records(grid, folder)
+    if found:
+        grid.save(folder)
+        files = [*tables.write(found, grid, folder), *plots.save(plots.bars(found, grid), folder / "plot")]
+        out.print(_summary(found, grid))
+        err.print("wrote " + ", ".join(map(str, files)), highlight=False, soft_wrap=True)
+    failed = sum(outcome.record is None for outcome in outcomes)
+    if failed:
+        err.print(f"{failed} of {len(outcomes)} cells failed; the reasons lie beside the records as .failed; the same command tries them again", style="red")
+        raise typer.Exit(1)
+    if not todo:
+        err.print("nothing to run: every cell has its record", highlight=False)
+
+
+def _summary(found: list[records.Record], grid: Suite) -> Table:
+    table = Table("attack", "defense", "CA ↑", "ASR ↓", "ARR ↑", title=f"{grid.name}, percent", title_justify="left", box=None)
+    numbers = tables.summary(found)
+    for (_dataset, _rate, attack, defense), row in numbers.iterrows():
+        table.add_row(attack, defense.replace("[", r"\["), *(f"{row[metric, 'mean']:.2f}" for metric in records.METRICS))
+    return table
+
+
+def _grid(name: str, to: Path, plugin: list[Path]) -> tuple[Suite, Path]:
+    """A suite and the folder of its results, which may be what was named."""
+    for file in plugin:
+        registry.add_file(file)
+    grid = suite.load(name)
+    return grid, Path(name) if Path(name).is_dir() else to / grid.name
+
+
+def _records(grid: Suite, folder: Path) -> list[records.Record]:
+    return [records.read(path) for cell in grid.cells() if (path := folder / cell.path()).exists()]
+
+
+@app.command()
+def status(name: Name, to: Out = Path("runs"), plugin: Plugins = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """Which cells of a suite are done, failed or still to run."""
+    grid, folder = _grid(name, to, plugin)
+    rows = []
+    for cell in grid.cells():
+        path = folder / cell.path()
+        failed = path.with_suffix(".failed")
+        state = "done" if path.exists() else "failed" if failed.exists() else "to run"
+        why = failed.read_text().strip().splitlines()[-1] if state == "failed" else ""
+        rows.append({"cell": str(cell.path()), "state": state, "error": why})
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        out.print(f"{row['state']:7} {row['cell']} {row['error']}".rstrip(), highlight=False, markup=False, soft_wrap=True)
+    out.print(", ".join(f"{sum(r['state'] == s for r in rows)} {s}" for s in ("done", "failed", "to run")), highlight=False)
+
+
+@app.command()
+def table(
+    name: Name,
+    form: Annotated[str, typer.Option("--format", help="latex, markdown or csv")] = "markdown",
+    to: Out = Path("runs"),
+    plugin: Plugins = [],  # noqa: B006
+) -> None:
+    """Print a suite's table, from the records that there are."""
+    grid, folder = _grid(name, to, plugin)
+    print(tables.render(_records(grid, folder), grid, form), end="")
+
+
+@app.command()
+def plot(
+    name: Name,
+    form: Annotated[str, typer.Option("--format", help="pdf, png or svg, several with commas")] = "pdf,png",
+    to: Out = Path("runs"),
+    plugin: Plugins = [],  # noqa: B006
+) -> None:
+    """Draw a suite's bars, from the records that there are."""
+    grid, folder = _grid(name, to, plugin)
+    formats = form.split(",")
+    for one in formats:
+        if one not in ("pdf", "png", "svg"):
+            raise InputError(f"format must be pdf, png or svg, not {one!r}")
+    for file in plots.save(plots.bars(_records(grid, folder), grid), folder / "plot", formats):
+        print(file)
+
+
+@app.command()
+def doctor() -> None:
+    """What this installation can do: versions, devices, precision, threads, and what is broken."""
+    import torch
+
+    from .engine import has_bf16, pick_device
+
+    device = pick_device()
+    facts = records.surroundings(device)
+    rows = [("backdoorbench_ext", f"{__version__}, commit {facts['commit'] or 'unknown'}"), *facts["versions"].items()]
+    rows += [("device", facts["device"]), ("bf16", "computed by the device" if has_bf16(device) else "no: float32"), ("threads", str(facts["threads"]))]
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        rows.append(("GPU memory", f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"))
+    broken = [f"{kind} {name}: {line}" for kind in ("attacks", "defenses", "benchmarks") for name, line in names(kind).items() if line.startswith("broken: ")]
+    rows += [("broken", line) for line in broken] or [("methods", "all import")]
+    for label, value in rows:
+        out.print(f"{label:18} {value}", highlight=False, markup=False, soft_wrap=True)
+    if broken:
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on stderr and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        err.print(f"bbx: {error}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("stopped; the same command goes on from here", highlight=False)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""The one training loop and the one evaluation; device, precision, augmentation, checkpoints and randomness live here."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .api import Images, InputError, Poisoned
+from .models import Net
+from .protocols import Protocol as Rules
+from .protocols import Recipe
+
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Progress = Callable[[str, int, int], None]  # (what, epochs done, epochs in all)
+
+
+class Stateful(Protocol):
+    """A module or an optimizer that a loss trains beside the network."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+class Diverged(RuntimeError):
+    """A loss was not finite: the cell ends without a result."""
+
+
+def cross_entropy(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The mean cross-entropy of a batch: x float (n, 3, h, w), y int64 (n,)."""
+    return F.cross_entropy(net(x), y)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """``auto`` is the GPU if there is one.
+
+    Raises:
+        InputError: no such device here.
+    """
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bf16 is computed by the device itself (on CPUs: AVX-512 or better, otherwise it is emulated and slow)."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def seed_of(*parts: Any) -> int:
+    """A seed that depends on every part, and on nothing else."""
+    return int.from_bytes(hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()[:6], "big")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and so that it outlives a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def augment(x: Tensor, rules: Rules, rng: torch.Generator) -> Tensor:
+    """Random crop, flip and cutout with parameters of its own for every image: uint8 (n, c, h, w) -> the same, a copy.
+
+    The parameters are drawn on the CPU from ``rng``, so that every device sees the same augmentations.
+    """
+    n, _, h, w = x.shape
+    if pad := rules.crop:
+        windows = F.pad(x, (pad, pad, pad, pad)).unfold(2, h, 1).unfold(3, w, 1)  # a view: (n, c, 2 pad + 1, 2 pad + 1, h, w)
+        rows, cols = torch.randint(2 * pad + 1, (2, n), generator=rng).to(x.device)
+        x = windows[torch.arange(n, device=x.device), :, rows, cols]
+    if rules.flip:
+        flipped = (torch.rand(n, generator=rng) < 0.5).to(x.device)
+        x = torch.where(flipped.view(n, 1, 1, 1), x.flip(-1), x)
+    if side := rules.cutout:
+        top = torch.stack((torch.randint(h, (n,), generator=rng), torch.randint(w, (n,), generator=rng))).to(x.device) - side // 2
+        down, right = (torch.arange(size, device=x.device) - corner[:, None] for size, corner in ((h, top[0]), (w, top[1])))
+        hole = ((down >= 0) & (down < side))[:, None, :, None] & ((right >= 0) & (right < side))[:, None, None, :]
+        x = x.masked_fill(hole, 0)
+    return x
+
+
+@dataclass
+class Log:
+    """What a training tells about itself: curves by name (one number an epoch), seconds, images trained on, clean images given."""
+
+    curves: dict[str, list[float]]
+    seconds: float = 0.0
+    images: int = 0
+    clean_given: int = 0
+
+
+class Engine:
+    """Builds, trains and evaluates networks for one method; all of its chance comes from ``seed``.
+
+    Args:
+        rules: the protocol, resolved for the data set.
+        train: the images trained on, as a defense sees them.
+        reserve: clean images that were held out of the training set, if any.
+        seed: of initialisation, order, augmentation and dropout.
+        device: where everything lives.
+        state: folder for the state of the training; with it a killed run goes on where it was, to the same result.
+        progress: called after every epoch.
+    """
+
+    def __init__(
+        self, rules: Rules, train: Images, reserve: Images | None = None, *, seed: int = 0, device: torch.device | str = "cpu",
+        state: Path | None = None, progress: Progress | None = None,
+    ) -> None:  # fmt: skip
+        self.rules, self.classes, self.seed = rules, train.classes, seed
+        self.device, self.bf16 = torch.device(device), has_bf16(torch.device(device))
+        self.log_book = Log(curves={})
+        self.probes: dict[str, nn.Module] = {}
+        self.rng = torch.Generator().manual_seed(seed)
+        self._reserve, self._state, self._progress, self._stage = reserve, state, progress, 0
+        self._moments: tuple[Tensor, Tensor] | None = None
+        if rules.normalise:
+            x = train.x.float().div(255)
+            self._moments = x.mean((0, 2, 3)), x.std((0, 2, 3))
+        torch.manual_seed(seed)
+        torch.backends.cudnn.benchmark = True
+
+    def new_model(self, outputs: int | None = None) -> Net:
+        """The protocol's network, newly initialised, with as many outputs as classes unless told."""
+        net = Net(self.rules.model, len(self.classes) if outputs is None else outputs, *(self._moments or ()))
+        return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def clean(self, n: int) -> Images:
+        """``n`` clean images of the reserve, chosen at random; the record says how many were given.
+
+        Raises:
+            InputError: the reserve holds fewer.
+        """
+        held = 0 if self._reserve is None else len(self._reserve)
+        if self._reserve is None or n > held:
+            raise InputError(f"{n} clean images are asked for, but the protocol's reserve holds {held}: raise its share ({self.rules.reserve:g})")
+        self.log_book.clean_given = max(self.log_book.clean_given, n)
+        return self._reserve[torch.randperm(held, generator=torch.Generator().manual_seed(seed_of(self.seed, "clean")))[:n].to(self.device)]
+
+    def log(self, **numbers: float) -> None:
+        """Append one number to each of the named curves."""
+        for name, number in numbers.items():
+            self.log_book.curves.setdefault(name, []).append(float(number))
+
+    def probe(self, name: str, net: nn.Module) -> None:
+        """Have another network than the result measured too, under ``name``; the defense never sees the outcome."""
+        self.probes[name] = net
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 where the device computes it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def to_float(self, x: Tensor) -> Tensor:
+        """uint8 -> float in [0, 1], in the memory layout that convolutions like."""
+        return x.to(self.device, torch.float32, memory_format=torch.channels_last).div_(255)
+
+    def batches(self, images: Images, batch_size: int | None = None, *, train: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over the images as float batches (n, 3, h, w) in [0, 1] with their labels.
+
+        ``train``: shuffled, augmented, without the incomplete last batch; otherwise in order, as they are, all of them.
+        """
+        size = min(batch_size or self.rules.recipe.batch_size, len(images))
+        order = torch.randperm(len(images), generator=self.rng).to(self.device) if train else torch.arange(len(images), device=self.device)
+        for index in order.split(size):
+            if train and len(index) < size:
+                return
+            x = augment(images.x[index], self.rules, self.rng) if train else images.x[index]
+            yield self.to_float(x), images.y[index]
+
+    def fit(
+        self, net: nn.Module, images: Images, *, name: str = "train", epochs: int | None = None, steps: int | None = None,
+        loss: Loss = cross_entropy, recipe: Recipe | None = None, beside: tuple[Stateful, ...] = (),
+    ) -> nn.Module:  # fmt: skip
+        """Train ``net`` in place and return it in eval mode.
+
+        Args:
+            name: what the progress bar and the curve of the loss are called.
+            epochs: length, the recipe's unless told; ``steps`` counts it in batches instead.
+            loss: what is minimised, (net, x, y) -> scalar.
+            recipe: the protocol's unless told.
+            beside: modules and optimizers that ``loss`` trains itself, saved and restored with the net.
+
+        Raises:
+            Diverged: the loss was not finite.
+        """
+        recipe = recipe or self.rules.recipe
+        per_epoch = max(1, len(images) // recipe.batch_size)
+        total = steps or (epochs or recipe.epochs) * per_epoch
+        optimizer = self._optimizer(net, recipe)
+        parts: tuple[Stateful, ...] = (net, optimizer, *beside)
+        file = self._state / f"{self._stage}-{name}.pt" if self._state else None
+        self._stage += 1
+        done = self._restore(file, parts)
+        net.train()
+        while done < total:
+            start, sum_of_losses, before = time.perf_counter(), torch.zeros((), device=self.device), done
+            for x, y in self.batches(images, recipe.batch_size):
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.lr_at(done / total)
+                optimizer.zero_grad(set_to_none=True)
+                with self.autocast():
+                    value = loss(net, x, y)
+                value.backward()
+                optimizer.step()
+                sum_of_losses += value.detach()
+                done += 1
+                self.log_book.images += len(y)
+                if done == total:
+                    break
+            mean = float(sum_of_losses) / (done - before)
+            if not torch.isfinite(torch.tensor(mean)):
+                where = f"stage {name!r}, epoch {-(-done // per_epoch)} ({recipe.optimizer}, lr {recipe.lr:g})"
+                raise Diverged(f"the loss is not finite in {where}: the training diverged and the cell has no result")
+            self.log(**{f"{name} loss": mean})
+            self.log_book.seconds += time.perf_counter() - start
+            self._save(file, parts, done)
+            if self._progress:
+                self._progress(name, -(-done // per_epoch), -(-total // per_epoch))
+        return net.eval()
+
+    @torch.no_grad()
+    def predict(self, net: nn.Module, images: Images) -> Tensor:
+        """Logits float32 (n, classes) of the images as they are, in order."""
+        net.eval()
+        with self.autocast():
+            return torch.cat([net(x).float() for x, _ in self.batches(images, 500, train=False)])
+
+    def measure(self, net: nn.Module, test: Images, triggered: Poisoned) -> dict[str, list[int]]:
+        """[hits, images] of CA, ASR and ARR.
+
+        CA: clean test images whose class is found. ASR: triggered images that get the attacker's label; ARR: those that get their true
+        class. ``triggered`` (from ``Attack.test_set``) holds no image whose true class is the attacker's label.
+        """
+        clean, bad = self.predict(net, test).argmax(1), self.predict(net, triggered).argmax(1)
+        hits = {"ca": clean == test.y, "asr": bad == triggered.y, "arr": bad == triggered.true}
+        return {name: [int(hit.sum()), len(hit)] for name, hit in hits.items()}
+
+    def _optimizer(self, net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+        trained = [p for p in net.parameters() if p.requires_grad]
+        if recipe.optimizer == "adadelta":
+            return torch.optim.Adadelta(trained, recipe.lr, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True)
+
+    def _save(self, file: Path | None, parts: tuple[Stateful, ...], done: int) -> None:
+        if file is None:
+            return
+        random = {"data": self.rng.get_state(), "cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        buffer = io.BytesIO()
+        torch.save({"done": done, "parts": [p.state_dict() for p in parts], "random": random, "log": asdict(self.log_book)}, buffer)
+        write_whole(file, buffer.getvalue())
+
+    def _restore(self, file: Path | None, parts: tuple[Stateful, ...]) -> int:
+        """Take up a saved state, if there is one: the number of steps done."""
+        if file is None or not file.exists():
+            return 0
+        saved = torch.load(file, map_location=self.device, weights_only=True)
+        for part, state in zip(parts, saved["parts"], strict=True):
+            part.load_state_dict(state)
+        self.rng.set_state(saved["random"]["data"].cpu())
+        torch.set_rng_state(saved["random"]["cpu"].cpu())
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(saved["random"]["cuda"].cpu(), self.device)
+        self.log_book = Log(**saved["log"])
+        return int(saved["done"])

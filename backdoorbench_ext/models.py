@@ -1,0 +1,146 @@
+"""Networks, by timm's names; the small ones of this field are registered in timm beside its own.
+
+Every network keeps timm's contract: ``forward_features``, ``forward_head(..., pre_logits=True)``, ``num_features``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import timm
+import torch.nn.functional as F
+from timm.models import register_model
+from timm.models.resnet import BasicBlock, ResNet
+from torch import Tensor, nn
+
+from .api import InputError
+from .registry import nearest
+
+OURS = ("wrn16_1", "wrn40_1", "resnet18_cifar", "preactresnet18")
+
+
+class PreActBlock(nn.Module):
+    """Two 3x3 convolutions, each after BatchNorm and ReLU (He et al. 2016, https://arxiv.org/abs/1603.05027)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm2, self.conv2 = nn.BatchNorm2d(outputs), nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs or stride > 1 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.norm1(x))
+        kept = x if self.shortcut is None else self.shortcut(out)
+        result: Tensor = self.conv2(F.relu(self.norm2(self.conv1(out)))) + kept
+        return result
+
+
+class PreActNet(nn.Module):
+    """Stages of pre-activation blocks for small images, the resolution halved from the second stage on."""
+
+    def __init__(self, widths: tuple[int, ...], depth: int, stem: int, num_classes: int, final_norm: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, stem, 3, 1, 1, bias=False)
+        blocks, inputs = [], stem
+        for stage, width in enumerate(widths):
+            for i in range(depth):
+                blocks.append(PreActBlock(inputs, width, 2 if stage and not i else 1))
+                inputs = width
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU()) if final_norm else nn.Identity()
+        self.num_features = inputs
+        self.fc = nn.Linear(inputs, num_classes)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.blocks(self.stem(x)))
+        return out
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        pooled = x.mean((2, 3))
+        out: Tensor = pooled if pre_logits else self.fc(pooled)
+        return out
+
+    def get_classifier(self) -> nn.Linear:
+        return self.fc
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def _wide(depth: int, widen: int, num_classes: int) -> PreActNet:
+    """Wide residual network (Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146)."""
+    return PreActNet((16 * widen, 32 * widen, 64 * widen), (depth - 4) // 6, 16, num_classes, final_norm=True)
+
+
+@register_model
+def wrn16_1(pretrained: bool = False, num_classes: int = 10, **_: Any) -> PreActNet:
+    """CBD's network for CIFAR-10 and GTSRB: 64 features, 175 thousand parameters."""
+    return _wide(16, 1, num_classes)
+
+
+@register_model
+def wrn40_1(pretrained: bool = False, num_classes: int = 10, **_: Any) -> PreActNet:
+    """CBD's larger network, table 6."""
+    return _wide(40, 1, num_classes)
+
+
+@register_model
+def preactresnet18(pretrained: bool = False, num_classes: int = 10, **_: Any) -> PreActNet:
+    """BackdoorBench's default network (no BatchNorm before the pooling)."""
+    return PreActNet((64, 128, 256, 512), 2, 64, num_classes, final_norm=False)
+
+
+@register_model
+def resnet18_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
+    """MCCI's network for CIFAR-10: ResNet-18 with a 3x3 stem of stride 1 and no max-pooling."""
+    net = cast(Any, ResNet)(BasicBlock, (2, 2, 2, 2), num_classes=num_classes)
+    net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return cast(nn.Module, net)
+
+
+class Net(nn.Module):
+    """A timm network behind its input normalisation: float images in [0, 1] -> logits.
+
+    ``features`` gives the embedding of the penultimate layer (n, num_features), ``head`` the logits (n, outputs) of embeddings.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, outputs: int, mean: Tensor | None = None, std: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.view(1, 3, 1, 1) if mean is not None else None)
+        self.register_buffer("std", std.view(1, 3, 1, 1) if std is not None else None)
+        self.backbone = cast(Any, timm.create_model(name, pretrained=False, num_classes=outputs))
+        self.num_features: int = cast(Any, self.backbone).num_features
+
+    def features(self, x: Tensor) -> Tensor:
+        if self.mean is not None:
+            x = (x - self.mean) / self.std
+        out: Tensor = self.backbone.forward_head(self.backbone.forward_features(x), pre_logits=True)
+        return out
+
+    def head(self, z: Tensor) -> Tensor:
+        out: Tensor = self.backbone.get_classifier()(z)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+def check(name: str) -> None:
+    """Raises:
+    InputError: timm does not know the network; the nearest name, and ours, are in the message.
+    """
+    if not timm.is_model(name):
+        near = nearest(name, timm.list_models(), "models")
+        raise InputError(str(near).partition(" Known:")[0] + f" Ours: {', '.join(OURS)}; and all of timm's.")
+
+
+def parameters(net: nn.Module) -> int:
+    """Number of trained parameters."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)

@@ -1,0 +1,91 @@
+"""Pictures, pure functions of records or images: bars of CA, ASR and ARR, and what the triggers look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .api import InputError
+from .records import METRICS, Record
+from .suite import Suite
+from .tables import frame, title
+
+COLOURS = {"ca": "#3b6fb6", "asr": "#c8443c", "arr": "#7aa95c"}  # also told apart in grey and by the colour-blind
+STYLE: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def bars(records: Sequence[Record], suite: Suite) -> Figure:
+    """A panel an attack (and data set and rate), a group of bars a defense; whiskers are the 95 % interval of one run or the range over seeds.
+
+    Raises:
+        InputError: no records.
+    """
+    if not records:
+        raise InputError(f"no records of {suite.name} yet: bbx run {suite.name}")
+    data = frame(records)
+    panels = list(data.groupby(["dataset", "rate", "attack"], sort=False))
+    order = {key: i for i, key in enumerate((d, r, a) for d in suite.datasets for r in suite.rates for a in suite.attacks)}
+    panels.sort(key=lambda panel: order.get(panel[0], len(order)))
+    defenses = [d for d in suite.defenses if (data["defense"] == d).any()]
+    columns = min(3, len(panels))
+    with plt.rc_context(STYLE):
+        size = (max(3.2, 0.75 * len(defenses) + 0.6) * columns, 2.5 * -(-len(panels) // columns) + 0.3)
+        figure, axes = plt.subplots(-(-len(panels) // columns), columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+        for ax in axes.flat[len(panels) :]:
+            ax.set_axis_off()
+        for ax, ((dataset, rate, attack), part) in zip(axes.flat, panels, strict=False):
+            for i, metric in enumerate(METRICS):
+                for x, defense in enumerate(defenses):
+                    own = part[part["defense"] == defense]
+                    if own.empty:
+                        continue
+                    mean, several = own[metric].mean(), len(own) > 1
+                    low, high = (own[metric].min(), own[metric].max()) if several else (own[f"{metric}_low"].mean(), own[f"{metric}_high"].mean())
+                    ax.bar(x + 0.27 * (i - 1), mean, 0.25, color=COLOURS[metric], label=metric.upper() if x == 0 else None)
+                    ax.errorbar(x + 0.27 * (i - 1), mean, [[max(0, mean - low)], [max(0, high - mean)]], color="black", lw=0.7, capsize=1.5)
+                    ax.annotate(f"{mean:.0f}", (x + 0.27 * (i - 1), high + 1), ha="center", va="bottom", fontsize=6)
+            ax.set_xticks(range(len(defenses)), [title(d).replace(" [", "\n[").replace("inference=", "") for d in defenses])
+            ax.set_title(f"{attack}   {dataset}, {100 * rate:g} % poisoned", fontsize=8)
+            ax.set_ylim(0, 112)
+            ax.set_yticks(range(0, 101, 20))
+        for ax in axes[:, 0]:
+            ax.set_ylabel("percent")
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        words = {"CA": "CA, clean accuracy ↑", "ASR": "ASR, attack success ↓", "ARR": "ARR, recovered ↑"}
+        figure.legend(handles, [words[label] for label in labels], loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def examples(clean: Tensor, triggered: Tensor, attack: str) -> Figure:
+    """What a trigger looks like: uint8 images (n, 3, h, w) clean, triggered, and the difference stretched to the full range."""
+    before, after = clean.float() / 255, triggered.float() / 255
+    difference = (after - before).abs()
+    peak = float(difference.max())
+    rows = [("clean", before), ("triggered", after), (f"difference x{1 / peak:.1f}" if peak else "difference: none", difference / (peak or 1))]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(len(rows), 1, figsize=(1 + 0.8 * len(clean), 2.7), layout="constrained")
+        for ax, (label, images) in zip(axes, rows, strict=True):
+            ax.imshow(images.permute(2, 0, 3, 1).flatten(1, 2).numpy(), interpolation="nearest")
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.set_ylabel(label, rotation=0, ha="right", va="center")
+        axes[0].set_title(attack, fontsize=8)
+    return figure
+
+
+def save(figure: Figure, stem: Path, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:
+    """Write a figure as ``stem.pdf`` and ``stem.png`` (or other ``formats``) and close it."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    files = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
+    for file in files:
+        figure.savefig(file, dpi=200, metadata={"Date": None} if file.suffix == ".svg" else {"CreationDate": None} if file.suffix == ".pdf" else None)
+    plt.close(figure)
+    return files

@@ -1,0 +1,133 @@
+"""Protocols: all that must be equal for the methods of one table, named, frozen and printed under it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+Optimizer = Literal["sgd", "adadelta"]
+Schedule = Literal["step", "cosine", "one-cycle", "constant"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Args:
+        epochs: passes over the training set.
+        batch_size: images a step; the incomplete last batch of an epoch is left out (the next epoch shuffles anew).
+        optimizer: "sgd" (with ``momentum``, ``nesterov``) or "adadelta".
+        lr: the highest learning rate.
+        schedule: "step" multiplies the rate by 0.1 at each of ``milestones`` (shares of the training),
+            "cosine" goes down to 0, "one-cycle" rises linearly for 20 % and falls linearly to 0, "constant" stays.
+        weight_decay: L2 penalty through the optimizer, on all parameters.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    optimizer: Optimizer = "sgd"
+    lr: float = 0.1
+    schedule: Schedule = "step"
+    milestones: tuple[float, ...] = ()
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+
+    def lr_at(self, done: float) -> float:
+        """The learning rate when the share ``done`` in [0, 1) of the steps has been taken."""
+        if self.schedule == "step":
+            return self.lr * 0.1 ** sum(done >= m for m in self.milestones)
+        if self.schedule == "cosine":
+            return self.lr * (1 + math.cos(math.pi * done)) / 2
+        if self.schedule == "one-cycle":
+            return self.lr * min(done / 0.2, (1 - done) / 0.8)
+        return self.lr
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is the same for all methods of a table.
+
+    Args:
+        name: what the table calls it.
+        version: raised when the meaning or a value of any field changes.
+        model: the network, by timm's name.
+        recipe: how networks are trained.
+        crop: padding in pixels (zeros) of the random crop, 0 for none.
+        flip: flip half of the images left to right.
+        cutout: side in pixels of one square set to 0 at a random place, 0 for none.
+        normalise: networks see (x - mean) / std with the mean and std a channel of the training images, otherwise [0, 1].
+        target: target label.
+        spare_target: leave the target class out of the pool that is poisoned.
+        reserve: share of the training images, class by class, held out before poisoning as the clean data of defenses that need some.
+        overrides: data set name -> the fields that differ there.
+
+    The trigger is stamped on the stored image, before any augmentation. ASR and ARR are over the test images whose true class is
+    not the target; CA is over all test images.
+    """
+
+    name: str
+    version: int = 1
+    model: str = "wrn16_1"
+    recipe: Recipe = Recipe()
+    crop: int = 4
+    flip: bool = True
+    cutout: int = 0
+    normalise: bool = False
+    target: int = 0
+    spare_target: bool = False
+    reserve: float = 0.05
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def on(self, dataset: str) -> Protocol:
+        """The protocol as it holds for a data set, without overrides left."""
+        return replace(self, overrides={}, **self.overrides.get(dataset.partition("[")[0], {}))
+
+    def spec(self) -> dict[str, Any]:
+        """Every field as plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        r = self.recipe
+        augment = [f"crop {self.crop}" * bool(self.crop), "flip" * self.flip, f"cutout {self.cutout}" * bool(self.cutout)]
+        return (
+            f"{self.name} v{self.version}: {self.model}, {r.epochs} epochs, batch {r.batch_size}, {r.optimizer} lr {r.lr:g} {r.schedule}, "
+            f"weight decay {r.weight_decay:g}, augmentation {' + '.join(filter(None, augment)) or 'none'} after stamping, "
+            f"{'normalised' if self.normalise else 'inputs in [0, 1]'}, target {self.target}, "
+            f"pool {'without' if self.spare_target else 'with'} the target class, "
+            f"clean reserve {100 * self.reserve:g} %, ASR and ARR without the target class"
+        )
+
+
+CBD = Protocol(
+    name="CBD",
+    recipe=Recipe(epochs=100, batch_size=64, lr=0.1, milestones=(0.2, 0.7), weight_decay=1e-4),
+    cutout=2,  # the releases of ABL and CBD write Cutout(1, 3), whose hole is 2x2
+    overrides={
+        "gtsrb": {"target": 1, "recipe": Recipe(epochs=100, batch_size=64, lr=0.01, milestones=(0.2, 0.7), weight_decay=1e-4)},
+        "imagenette": {"model": "resnet34"},
+    },
+)
+"""CBD, section 5.1 and appendix A.3 (CVPR 2023, https://arxiv.org/abs/2303.06818); the batch size is the release's."""
+
+MCCI = Protocol(
+    name="MCCI",
+    model="resnet18_cifar",
+    recipe=Recipe(epochs=100, batch_size=128, optimizer="adadelta", lr=0.1, milestones=(0.3, 0.6, 0.9), weight_decay=1e-4),
+    crop=0,
+    overrides={"gtsrb": {"target": 1}, "imagenette": {"model": "efficientnet_b0"}},
+)
+"""MCCI, appendix I (ICLR 2025, https://openreview.net/forum?id=ho4mNiwr2n); optimizer and augmentation are the release's."""
+
+BACKDOORBENCH = Protocol(
+    name="BackdoorBench",
+    model="preactresnet18",
+    recipe=Recipe(epochs=100, batch_size=128, lr=0.01, schedule="cosine", weight_decay=5e-4),
+    normalise=True,
+    overrides={"gtsrb": {"recipe": Recipe(epochs=50, batch_size=128, lr=0.01, schedule="cosine", weight_decay=5e-4)}},
+)
+"""BackdoorBench's prototype configuration (https://github.com/SCLBD/BackdoorBench)."""
+
+PROTOCOLS = {"cbd": CBD, "mcci": MCCI, "backdoorbench": BACKDOORBENCH}

@@ -1,0 +1,149 @@
+"""From a name such as ``cbd`` or ``cbd[beta=1e-3]`` to an object, ours or a third party's.
+
+An entry point of the group ``backdoorbench_ext.<kind>`` names a package; each module in it is one entry, known by its
+file name and imported only when asked for. ``add_file`` registers a single file, which is what ``--plugin FILE`` does.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .api import Attack, Defense, InputError, Method
+
+BASES: dict[str, type[Method]] = {"attacks": Attack, "defenses": Defense}
+_plugins: dict[tuple[str, str], str] = {}  # (kind, name) -> dotted module, from add_file
+
+
+def modules(kind: str) -> dict[str, str]:
+    """File name -> dotted module of every entry of ``kind`` ("attacks", "defenses", "benchmarks"); imports none of them."""
+    found: dict[str, str] = {}
+    for point in entry_points(group=f"backdoorbench_ext.{kind}"):
+        package = point.load()
+        for info in pkgutil.iter_modules(package.__path__):
+            path = f"{package.__name__}.{info.name}"
+            if not info.ispkg and found.setdefault(info.name, path) != path:
+                raise InputError(f"two {kind} are called {info.name!r}: {found[info.name]} and {path}")
+    return dict(sorted((found | {name: path for (k, name), path in _plugins.items() if k == kind}).items()))
+
+
+def nearest(name: str, known: Iterable[str], kind: str) -> InputError:
+    """The error for an unknown name: the near match and the list."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InputError(f"no {name!r} among the {kind}.{hint} Known: {', '.join(known)}")
+
+
+def module(kind: str, name: str) -> ModuleType:
+    """The module that defines an entry.
+
+    Raises:
+        InputError: nobody provides the name, or its file cannot be imported.
+    """
+    known = modules(kind)
+    if name not in known:
+        raise nearest(name, known, kind)
+    try:
+        return importlib.import_module(known[name])
+    except Exception as error:
+        raise InputError(f"{kind} {name!r} ({known[name]}) cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def methods(mod: ModuleType, kind: str) -> list[type[Method]]:
+    """The classes of that kind that a module itself defines."""
+    own = [c for _, c in inspect.getmembers(mod, inspect.isclass) if c.__module__ == mod.__name__]
+    return [c for c in own if issubclass(c, BASES[kind]) and not inspect.isabstract(c)]
+
+
+def get_class(kind: str, name: str) -> type[Any]:
+    """The one attack or defense class of the file called ``name``."""
+    mod = module(kind, name)
+    own = methods(mod, kind)
+    if len(own) != 1:
+        raise InputError(f"{mod.__file__} must define one {BASES[kind].__name__}, it defines {len(own)}")
+    return own[0]
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """``cbd[beta=1e-3, variant=release]`` -> ("cbd", {"beta": 0.001, "variant": "release"}); a bare word is a string."""
+    name, bracket, rest = text.strip().partition("[")
+    if not bracket:
+        return name, {}
+    if not rest.endswith("]"):
+        raise InputError(f"{text!r}: the options must end in ']'")
+    options: dict[str, Any] = {}
+    for part in split(rest[:-1]):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip().isidentifier():
+            raise InputError(f"{text!r}: expected option=value, not {part!r}")
+        if key.strip() in options:
+            raise InputError(f"{text!r}: {key.strip()!r} is given twice")
+        try:
+            options[key.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            options[key.strip()] = value.strip()
+    return name, options
+
+
+def split(text: str) -> list[str]:
+    """Split at the commas that stand outside brackets and quotes: ``a[x=1,y=2],b`` -> ["a[x=1,y=2]", "b"]."""
+    parts = re.findall(r"""(?:"[^"]*"|'[^']*'|\[(?:[^\[\]]|\[[^\]]*\])*\]|[^,])+""", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def create(kind: str, text: str) -> Any:
+    """``cbd`` -> CBD(); ``cbd[beta=1e-3]`` -> CBD(beta=1e-3).
+
+    Raises:
+        InputError: an unknown name (with the nearest one), an unknown option, a value of the wrong type or out of range.
+    """
+    name, options = parse(text)
+    cls = get_class(kind, name)
+    known = list(inspect.signature(cls).parameters)
+    for option in options:
+        if option not in known:
+            raise nearest(option, known, f"options of {name}")
+    try:
+        return cls(**options)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def add_file(path: Path) -> list[tuple[str, str]]:
+    """Register one Python file under its name, as whatever it defines; the (kind, name) pairs that it adds.
+
+    Raises:
+        InputError: the file is missing, cannot be imported, defines neither an attack nor a defense nor a benchmark, or takes a name that is in use.
+    """
+    if not path.is_file():
+        raise InputError(f"plugin {path}: no such file")
+    dotted = f"backdoorbench_ext_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(dotted, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"plugin {path}: not a Python file")
+    mod = importlib.util.module_from_spec(spec)
+    sys.modules[dotted] = mod
+    try:
+        spec.loader.exec_module(mod)
+    except Exception as error:
+        raise InputError(f"plugin {path} cannot be imported: {type(error).__name__}: {error}") from error
+    kinds = [kind for kind in BASES if methods(mod, kind)] + (["benchmarks"] if hasattr(mod, "SUITE") else [])
+    if not kinds:
+        raise InputError(f"plugin {path} defines no Attack, Defense or SUITE")
+    for kind in kinds:
+        if modules(kind).get(path.stem, dotted) != dotted:
+            raise InputError(f"plugin {path}: {kind} already have a {path.stem!r}; rename the file")
+        _plugins[kind, path.stem] = dotted
+    return [(kind, path.stem) for kind in kinds]

@@ -1,0 +1,242 @@
+"""Runs the cells of a suite that have no record yet; cells that share a training share it, and a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from . import datasets, plots, records, registry
+from .api import Attack, Images, InputError, Poisoned
+from .engine import Engine, pick_device, seed_of
+from .models import parameters
+from .suite import Cell, Suite, digest
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how to run; nothing here changes a result.
+
+    Args:
+        out: folder that holds one folder a suite.
+        data: folder of the data sets' files.
+        download: let torchvision fetch what is missing.
+        device: "auto", "cpu", "cuda:0", ...
+        plugins: files registered with ``--plugin``, for worker processes.
+    """
+
+    out: Path = Path("runs")
+    data: Path | None = None
+    download: bool = False
+    device: str = "auto"
+    plugins: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: its record, or the error that ended it."""
+
+    cell: Cell
+    record: records.Record | None
+    error: str = ""
+
+
+@lru_cache(maxsize=1)
+def _load(dataset: str, data: Path | None, download: bool) -> datasets.Splits:
+    return datasets.load(dataset, data, download=download)
+
+
+def hold_out(train: Images, share: float, seed: int) -> tuple[Images, Images]:
+    """Split off the clean reserve, the same share of every class: (reserve, rest), both in the order of ``train``."""
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    held = torch.zeros(len(train), dtype=torch.bool)
+    for label in range(len(train.classes)):
+        own = order[train.y[order] == label]
+        held[own[: round(share * len(own))]] = True
+    return train[held], train[~held]
+
+
+def prepare(cell: Cell, options: Options, state: Path | None = None) -> tuple[Attack, Poisoned, Images, Images, Poisoned]:
+    """What a cell works on, on the CPU: the fitted attack, the poisoned training set, the clean reserve, the clean test set and the triggered one.
+
+    Raises:
+        InputError: data that cannot be read, a trigger that does not fit, a rate that the pool cannot give, too few clean images.
+    """
+    train, test = _load(cell.dataset, options.data, options.download)
+    rules = cell.protocol.on(cell.dataset)
+    reserve, rest = hold_out(train, rules.reserve, seed_of(cell.seed, "reserve"))
+    attack, defense = cell.methods()
+    if defense.clean_images > len(reserve):
+        share = f"{100 * rules.reserve:g} % of {cell.dataset}"
+        raise InputError(f"{cell.defense} needs {defense.clean_images} clean images, but the protocol's reserve ({share}) holds {len(reserve)}")
+    attack = attack.fit(rest, Engine(rules, rest, seed=seed_of(cell.seed, "attack"), device=pick_device(options.device), state=state))
+    rng = torch.Generator().manual_seed(seed_of(cell.seed, "poison"))
+    poisoned = attack.poison(rest, target=rules.target, rate=cell.rate, rng=rng, spare_target=rules.spare_target)
+    return attack, poisoned, reserve, test, attack.test_set(test, rules.target)
+
+
+def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: Any = None, pictures: Path | None = None) -> records.Record:
+    """Poison, train, measure: the record of one cell.
+
+    Args:
+        state: folder in which the training keeps its state, to go on from after a kill.
+        progress: called as (stage, epochs done, epochs in all) after every epoch.
+        pictures: where to draw what the trigger does to test images, if not drawn yet.
+    """
+    device, rules = pick_device(options.device), cell.protocol.on(cell.dataset)
+    begun = time.perf_counter()
+    attack, poisoned, reserve, test, triggered = prepare(cell, options, state and state / "attack")
+    poisoned, reserve, test, triggered = poisoned.to(device), reserve.to(device), test.to(device), triggered.to(device)
+    if pictures and not pictures.with_suffix(".png").exists():
+        plots.save(plots.examples(test.x[:8].cpu(), attack.stamp(test.x[:8]).cpu(), cell.attack), pictures, ("png",))
+    defense = cell.methods()[1]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    train = poisoned.observed()
+    engine = Engine(rules, train, reserve, seed=seed_of(cell.seed, "training"), device=device, state=state, progress=progress)
+    poisoning = time.perf_counter() - begun
+    trained = defense.fit(train, engine)
+    begun = time.perf_counter()
+    net = defense.finish(trained, engine)
+    metrics = engine.measure(net, test, triggered)
+    probes = {name: engine.measure(probe, test, triggered) for name, probe in engine.probes.items()}
+    book = engine.log_book
+    return {
+        "format": records.FORMAT,
+        "spec": cell.spec(),
+        "cell": {"dataset": cell.dataset, "attack": cell.attack, "defense": cell.defense},
+        "metrics": metrics,
+        "probes": probes,
+        "curves": book.curves,
+        "given": {"train_images": len(train), "poisoned": int(poisoned.mask.sum()), "clean_images": book.clean_given},
+        "model": {"parameters": parameters(net)},
+        "time": {
+            "poisoning": poisoning,
+            "training": book.seconds,
+            "evaluation": time.perf_counter() - begun,
+            "images_per_second": book.images / book.seconds if book.seconds else None,
+            "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        },
+        "surroundings": records.surroundings(device) | {"bf16": engine.bf16, "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+    }
+
+
+def _run_group(cells: list[Cell], folder: Path, options: Options, progress: Any = None) -> list[Outcome]:
+    """The cells of one training that have no record yet, one process at a time."""
+    state = folder / ".state" / digest(cells[0].training_spec())
+    state.parent.mkdir(parents=True, exist_ok=True)
+    outcomes = []
+    with FileLock(f"{state}.lock"):
+        for cell in cells:
+            path = folder / cell.path()
+            if path.exists():  # another process was here while this one waited
+                outcomes.append(Outcome(cell, records.read(path)))
+                continue
+            try:
+                record = run_cell(cell, options, state, progress and partial(progress, cell), path.parent.parent / "examples")
+            except Exception as error:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.with_suffix(".failed").write_text(traceback.format_exc())
+                outcomes.append(Outcome(cell, None, f"{type(error).__name__}: {error}"))
+            else:
+                records.write(path, record)
+                outcomes.append(Outcome(cell, record))
+    return outcomes
+
+
+def _in_worker(cells: list[Cell], folder: Path, options: Options, threads: int) -> list[Outcome]:
+    torch.set_num_threads(threads)
+    for file in options.plugins:
+        registry.add_file(file)
+    return _run_group(cells, folder, options)
+
+
+def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells by training: those of a group differ only in what happens after it."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(digest(cell.training_spec()), []).append(cell)
+    return list(found.values())
+
+
+def missing(suite: Suite, cells: Iterable[Cell], options: Options) -> list[Cell]:
+    """The cells without a record."""
+    return [cell for cell in cells if not (options.out / suite.name / cell.path()).exists()]
+
+
+def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int = 1, console: Console | None = None) -> list[Outcome]:
+    """Run the cells that have no record yet and write a record each; a failed one leaves a ``.failed`` file and is tried again next time.
+
+    Args:
+        cells: those of ``suite.cells()`` to run.
+        jobs: processes at a time; each trains whole groups of cells.
+
+    Raises:
+        InputError: what cannot work is said before the first epoch of any cell.
+    """
+    console, folder = console or Console(stderr=True), options.out / suite.name
+    todo = missing(suite, cells, options)
+    for cell in {(c.dataset, c.attack, c.defense, c.rate): c for c in todo}.values():
+        if not cell.methods()[0].learns:
+            prepare(cell, options)
+    outcomes: list[Outcome] = []
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=console, disable=not console.is_terminal,
+    ) as bars:  # fmt: skip
+        whole, current = bars.add_task("cells", total=len(todo)), bars.add_task("", total=None, visible=False)
+
+        def epoch(cell: Cell, stage: str, done: int, total: int) -> None:
+            bars.update(current, description=f"{cell.attack} {cell.defense}: {stage}, epochs", completed=done, total=total, visible=True)
+
+        def report(finished: list[Outcome]) -> None:
+            for outcome in finished:
+                outcomes.append(outcome)
+                bars.advance(whole)
+                console.print(f"[{len(outcomes)}/{len(todo)}] {describe(outcome)}", highlight=False, markup=False, soft_wrap=True)
+
+        if jobs == 1:
+            for group in groups(todo):
+                report(_run_group(group, folder, options, epoch))
+        else:
+            _parallel(todo, folder, options, jobs, report)
+    for group in groups(suite.cells()):
+        if not missing(suite, group, options):
+            shutil.rmtree(folder / ".state" / digest(group[0].training_spec()), ignore_errors=True)
+    return outcomes
+
+
+def _parallel(todo: list[Cell], folder: Path, options: Options, jobs: int, report: Callable[[list[Outcome]], None]) -> None:
+    """The groups of ``todo`` in ``jobs`` processes; a process that dies costs only what it was at."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(_in_worker, group, folder, options, threads): group for group in groups(todo)}
+        for future in as_completed(futures):
+            try:
+                report(future.result())
+            except BrokenProcessPool as error:
+                report([Outcome(cell, None, f"its process died: {error}") for cell in futures[future]])
+
+
+def describe(outcome: Outcome) -> str:
+    """One line on a finished or failed cell."""
+    cell = outcome.cell
+    name = f"{cell.dataset} {cell.attack} {cell.defense} rate {cell.rate:g} seed {cell.seed}"
+    if outcome.record is None:
+        return f"{name} FAILED {outcome.error}"
+    numbers = "  ".join(f"{m.upper()} {100 * hits / n:.2f}" for m, (hits, n) in outcome.record["metrics"].items())
+    return f"{name}  {numbers}  ({outcome.record['time']['training']:.0f} s)"

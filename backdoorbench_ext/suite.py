@@ -1,0 +1,150 @@
+"""A benchmark: a grid of cells under one protocol, and what decides each cell's result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from . import models, registry
+from .api import Attack, Defense, InputError
+from .engine import write_whole
+from .protocols import Protocol, Recipe
+
+FILE = "suite.json"
+
+
+def digest(spec: Mapping[str, Any]) -> str:
+    """A short name for a spec: equal specs and nothing else give the same."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:10]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a data set, an attack, a defense, a poisoning rate and a seed under a protocol."""
+
+    dataset: str
+    attack: str
+    defense: str
+    rate: float
+    seed: int
+    protocol: Protocol
+
+    def methods(self) -> tuple[Attack, Defense]:
+        return registry.create("attacks", self.attack), registry.create("defenses", self.defense)
+
+    def spec(self) -> dict[str, Any]:
+        """All that decides the result, every default written out."""
+        return self._spec(self.methods()[1].spec())
+
+    def training_spec(self) -> dict[str, Any]:
+        """All that decides the trained network: cells in which it is equal share one training."""
+        return self._spec(self.methods()[1].training_spec())
+
+    def _spec(self, defense: dict[str, Any]) -> dict[str, Any]:
+        attack = self.methods()[0].spec()
+        return {
+            "dataset": self.dataset,
+            "attack": {"name": registry.parse(self.attack)[0], **attack},
+            "defense": {"name": registry.parse(self.defense)[0], **defense},
+            "rate": self.rate,
+            "seed": self.seed,
+            "protocol": self.protocol.on(self.dataset).spec(),
+        }
+
+    def path(self) -> Path:
+        """Where the record lies, below the folder of the suite."""
+        folder = Path(*(part.replace("/", "_").replace(":", "_") for part in (self.dataset, self.attack, self.defense)))
+        return folder / f"rate{self.rate:g}-seed{self.seed}-{digest(self.spec())}.json"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A grid, read as data sets x attacks x defenses x rates x seeds.
+
+    ``reported`` holds published numbers, in percent, by (dataset, attack, defense): {"ca": ..., "asr": ..., "arr": ...}.
+    """
+
+    name: str
+    protocol: Protocol
+    datasets: tuple[str, ...]
+    attacks: tuple[str, ...]
+    defenses: tuple[str, ...]
+    rates: tuple[float, ...] = (0.1,)
+    seeds: tuple[int, ...] = (0,)
+    description: str = ""
+    reported: Mapping[tuple[str, str, str], Mapping[str, float]] = field(default_factory=dict)
+
+    def cells(self, only: str = "") -> list[Cell]:
+        """The cells whose path contains ``only``, those that share a training beside each other.
+
+        Raises:
+            InputError: an unknown name or option, a network that timm does not know, or nothing left.
+        """
+        models.check(self.protocol.model)
+        cells = [Cell(*values, self.protocol) for values in product(self.datasets, self.attacks, self.defenses, self.rates, self.seeds)]
+        kept = [cell for cell in cells if only in str(cell.path())]
+        if not kept:
+            raise InputError(f"no cell of {self.name} has {only!r} in its path; `bbx run {self.name} --dry-run` shows them")
+        order = {digest(cell.training_spec()): i for i, cell in reversed(list(enumerate(kept)))}
+        return sorted(kept, key=lambda cell: order[digest(cell.training_spec())])
+
+    def changed(self, *, epochs: int | None = None, model: str | None = None, seeds: tuple[int, ...] = (), rates: tuple[float, ...] = ()) -> Suite:
+        """The same grid under other terms; its cells then have specs, and so records, of their own."""
+        protocol = self.protocol
+        if epochs is not None and epochs < 1:
+            raise InputError(f"epochs must be at least 1, not {epochs}")
+        if epochs or model:
+
+            def change(fields: Mapping[str, Any]) -> dict[str, Any]:
+                recipe = {"recipe": replace(fields["recipe"], epochs=epochs)} if epochs and "recipe" in fields else {}
+                return {**fields, **recipe, **({"model": model} if model and "model" in fields else {})}
+
+            own = change({"recipe": protocol.recipe, "model": protocol.model})
+            protocol = replace(protocol, name=f"{protocol.name} (changed)", overrides={k: change(v) for k, v in protocol.overrides.items()}, **own)
+        name = "-".join([self.name, *([f"epochs{epochs}"] if epochs else []), *([model] if model else [])])
+        return replace(self, name=name, protocol=protocol, seeds=seeds or self.seeds, rates=rates or self.rates)
+
+    def save(self, folder: Path) -> None:
+        """Write the grid and the protocol as ``suite.json``, so that tables and plots of a folder need no Python file."""
+        grid = asdict(self) | {"reported": [[*key, dict(value)] for key, value in self.reported.items()]}
+        write_whole(folder / FILE, (json.dumps(grid, indent=1, sort_keys=True) + "\n").encode())
+
+
+def load(name: str) -> Suite:
+    """The suite of a benchmark's name, of a ``.py`` file, or of a folder of results.
+
+    Raises:
+        InputError: no such benchmark, its file defines no ``SUITE``, or the folder holds no readable ``suite.json``.
+    """
+    if Path(name).is_dir():
+        return _read(Path(name) / FILE)
+    if name.endswith(".py"):
+        registry.add_file(Path(name))
+        name = Path(name).stem
+    suite = getattr(registry.module("benchmarks", name), "SUITE", None)
+    if not isinstance(suite, Suite):
+        raise InputError(f"benchmark {name!r} defines no SUITE")
+    return suite
+
+
+def _read(file: Path) -> Suite:
+    def recipe(fields: Mapping[str, Any]) -> dict[str, Any]:
+        made = {**fields}
+        if "recipe" in made:
+            made["recipe"] = Recipe(**(made["recipe"] | {"milestones": tuple(made["recipe"]["milestones"])}))
+        return made
+
+    try:
+        grid = json.loads(file.read_text())
+        protocol = recipe(grid.pop("protocol"))
+        protocol["overrides"] = {name: recipe(fields) for name, fields in protocol["overrides"].items()}
+        reported = {(d, a, f): value for d, a, f, value in grid.pop("reported")}
+        axes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in grid.items()}
+        return Suite(**axes, protocol=Protocol(**protocol), reported=reported)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: not a suite of results ({type(error).__name__}: {error})") from error

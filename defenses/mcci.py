@@ -1,0 +1,153 @@
+"""MCCI: learn from image and frequency spectrum together, then answer as if the spectrum were a clean image's.
+
+Hu et al.: "Mind Control through Causal Inference: Predicting Clean Images from Poisoned Data", ICLR 2025,
+https://openreview.net/forum?id=ho4mNiwr2n. Released code: https://github.com/xuanxuan03021/BKD_BKD_ICLR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backdoorbench_ext.api import Defense, Images, option
+from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.frequency import dct2
+
+EMBEDDING = 100  # outputs of SFRN and AIN, appendix I
+
+
+@dataclass(frozen=True)
+class MCCI(Defense):
+    """SFRN (the protocol's network) sees the image, AIN (table 6) its DCT; both embeddings are concatenated and classified.
+
+    At inference the AIN sees one spectrum for every input: the mean one of some clean images ("avg"), one clean image's ("sg"), or
+    it is left out ("sfrn", appendix M: both networks give logits, mixed with ``alpha`` in training). "avg" and "sg" share one training.
+
+    The paper gives a learning rate, 0.1, but no optimizer; the release trains by Adadelta, and so do both variants, since SGD at 0.1
+    diverges whether the spectra are scaled or not: the AIN's last layer has 2,048 inputs of unit variance (docs/results.md).
+
+    variant="paper" standardises the spectra, (DCT - mean) / std for each coefficient over the training images; the paper does not
+    speak of scaling. variant="release" feeds raw coefficients, up to 8,160 at 32 pixels, of truncated pixels. Not followed there:
+    its clean images are test images; ours come from the reserve.
+    """
+
+    variant: str = option("paper", "whose rules", choices=("paper", "release"))
+    inference: str = option("avg", "what the AIN is told at inference", choices=("avg", "sg", "sfrn"))
+    lr: float = option(0.1, "learning rate of Adadelta; the protocol's schedule acts on it", low=0)
+    images: int = option(100, 'clean images whose spectra "avg" averages', low=1)
+    alpha: float = option(0.5, 'share of the SFRN in the mixed logits of "sfrn"', low=0, high=1)
+
+    @property
+    def clean_images(self) -> int:
+        return {"avg": self.images, "sg": 1, "sfrn": 0}[self.inference]
+
+    def training_spec(self) -> dict[str, Any]:
+        return super().training_spec() | {"inference": "sfrn" if self.inference == "sfrn" else "avg or sg", "images": None}
+
+    def fit(self, train: Images, engine: Engine) -> nn.Module:
+        alone, released = self.inference == "sfrn", self.variant == "release"
+        recipe = replace(engine.rules.recipe, optimizer="adadelta", lr=self.lr)
+        outputs = len(train.classes) if alone else EMBEDDING
+        spectrum = Spectrum(truncate=released)
+        if not released:
+            spectrum.standardise(train)
+        net = TwoPaths(engine.new_model(outputs), ain(train.x.shape[-1], outputs), spectrum, len(train.classes), self.alpha if alone else None)
+        return engine.fit(net.to(engine.device, memory_format=torch.channels_last), train, name="SFRN + AIN", recipe=recipe)  # type: ignore[call-overload]
+
+    def finish(self, net: nn.Module, engine: Engine) -> nn.Module:
+        assert isinstance(net, TwoPaths)
+        engine.probe("own spectrum", net)
+        if net.alpha is not None:
+            engine.probe("AIN alone", nn.Sequential(net.spectrum, net.ain))
+            return net.sfrn.eval()
+        clean = engine.clean(self.clean_images)
+        x = engine.to_float(clean.x)
+        told = MindControl(net, ain_sees=net.spectrum(x).mean(0, keepdim=True))
+        engine.probe("AIN alone", MindControl(net, sfrn_sees=x))
+        return told.eval()
+
+
+class Spectrum(nn.Module):
+    """Images in [0, 1] -> DCT of their 0-255 pixels, float32 (n, 3, h, w), standardised a coefficient if ``standardise`` was called."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, truncate: bool = False) -> None:
+        super().__init__()
+        self.truncate = truncate
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("std", torch.ones(1))
+
+    def standardise(self, images: Images) -> None:
+        total, squares = (torch.zeros(images.x.shape[1:], dtype=torch.float64, device=images.x.device) for _ in range(2))
+        for part in images.x.split(2000):
+            coefficients = dct2(part.float()).double()
+            total += coefficients.sum(0)
+            squares += coefficients.square().sum(0)
+        self.mean = (total / len(images)).float()
+        self.std = (squares / len(images) - (total / len(images)).square()).clamp_min(0).sqrt().float().clamp_min(1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.float() * 255
+        return (dct2(pixels.trunc() if self.truncate else pixels) - self.mean) / self.std
+
+
+class TwoPaths(nn.Module):
+    """SFRN and AIN trained together: one linear layer on both embeddings, or, with ``alpha``, their logits mixed."""
+
+    def __init__(self, sfrn: nn.Module, ain: nn.Module, spectrum: Spectrum, classes: int, alpha: float | None) -> None:
+        super().__init__()
+        self.sfrn, self.ain, self.spectrum, self.alpha = sfrn, ain, spectrum, alpha
+        self.classify = nn.Linear(2 * EMBEDDING, classes) if alpha is None else None
+
+    def join(self, z: Tensor, z_f: Tensor) -> Tensor:
+        if self.classify is None:
+            assert self.alpha is not None
+            return self.alpha * z + (1 - self.alpha) * z_f
+        out: Tensor = self.classify(torch.cat((z, z_f), 1)).float()
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.sfrn(x), self.ain(self.spectrum(x)).float())
+
+
+class MindControl(nn.Module):
+    """Equation 4: the trained pair with one path held at a constant, which is computed once.
+
+    Args:
+        ain_sees: the spectrum (1, 3, h, w) that the AIN is told for every input, or
+        sfrn_sees: images whose mean embedding stands for the SFRN's, to see what the AIN knows alone.
+    """
+
+    def __init__(self, net: TwoPaths, ain_sees: Tensor | None = None, sfrn_sees: Tensor | None = None) -> None:
+        super().__init__()
+        self.net = net.eval()
+        with torch.no_grad():
+            self.z = net.sfrn(sfrn_sees).mean(0, keepdim=True) if sfrn_sees is not None else None
+            self.z_f = net.ain(ain_sees) if ain_sees is not None else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.net.sfrn(x) if self.z is None else self.z.expand(len(x), -1)
+        z_f = self.net.ain(self.net.spectrum(x)).float() if self.z_f is None else self.z_f.expand(len(x), -1)
+        return self.net.join(z, z_f)
+
+
+def ain(size: int, outputs: int) -> nn.Sequential:
+    """The attack indication network of table 6, ELU then BatchNorm after each convolution; the large one from 64 pixels on."""
+
+    def conv(inputs: int, width: int, kernel: int, stride: int = 1, bias: bool = True) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, width, kernel, stride, 2 if kernel == 11 else kernel // 2, bias=bias), nn.ELU(), nn.BatchNorm2d(width)]
+
+    layers: list[nn.Module] = []
+    if size < 64:
+        for inputs, width, drop in ((3, 32, 0.2), (32, 64, 0.3), (64, 128, 0.4)):
+            layers += [*conv(inputs, width, 3, bias=False), *conv(width, width, 3, bias=False), nn.MaxPool2d(2), nn.Dropout(drop)]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * (size // 8) ** 2, outputs))
+    layers += [*conv(3, 96, 11, 4), *conv(96, 256, 5), nn.MaxPool2d(3, 2), nn.Dropout(0.2)]
+    for width, inputs, drop in ((384, 256, 0.3), (256, 384, 0.4)):
+        layers += [*conv(inputs, width, 3), *conv(width, width, 3), nn.MaxPool2d(3, 2), nn.Dropout(drop)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(outputs))
