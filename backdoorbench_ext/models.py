@@ -5,6 +5,7 @@ Every network keeps timm's contract: ``forward_features``, ``forward_head(..., p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import timm
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from .api import InputError
 from .registry import nearest
 
-OURS = ("wrn16_1", "wrn40_1", "resnet18_cifar", "preactresnet18")
+OURS = ("cnn5", "wrn16_1", "wrn40_1", "resnet18_cifar", "preactresnet18")
 
 
 class PreActBlock(nn.Module):
@@ -35,7 +36,25 @@ class PreActBlock(nn.Module):
         return result
 
 
-class PreActNet(nn.Module):
+class Pooled(nn.Module):
+    """The end of a small network by timm's contract: average pooling, then the linear layer ``fc``."""
+
+    fc: nn.Linear
+    forward_features: Callable[[Tensor], Tensor]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        pooled = x.mean((2, 3))
+        out: Tensor = pooled if pre_logits else self.fc(pooled)
+        return out
+
+    def get_classifier(self) -> nn.Linear:
+        return self.fc
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+class PreActNet(Pooled):
     """Stages of pre-activation blocks for small images, the resolution halved from the second stage on."""
 
     def __init__(self, widths: tuple[int, ...], depth: int, stem: int, num_classes: int, final_norm: bool) -> None:
@@ -58,21 +77,33 @@ class PreActNet(nn.Module):
         out: Tensor = self.norm(self.blocks(self.stem(x)))
         return out
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        pooled = x.mean((2, 3))
-        out: Tensor = pooled if pre_logits else self.fc(pooled)
+
+class PlainNet(Pooled):
+    """3x3 convolutions with BatchNorm and ReLU, one layer a (width, stride), then average pooling and a linear head."""
+
+    def __init__(self, layers: tuple[tuple[int, int], ...], num_classes: int) -> None:
+        super().__init__()
+        parts: list[nn.Module] = []
+        inputs = 3
+        for width, stride in layers:
+            parts += [nn.Conv2d(inputs, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            inputs = width
+        self.layers, self.num_features, self.fc = nn.Sequential(*parts), inputs, nn.Linear(inputs, num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
         return out
-
-    def get_classifier(self) -> nn.Linear:
-        return self.fc
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
 
 def _wide(depth: int, widen: int, num_classes: int) -> PreActNet:
     """Wide residual network (Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146)."""
     return PreActNet((16 * widen, 32 * widen, 64 * widen), (depth - 4) // 6, 16, num_classes, final_norm=True)
+
+
+@register_model
+def cnn5(pretrained: bool = False, num_classes: int = 10, **_: Any) -> PlainNet:
+    """A small network for small images on a CPU, of the demo: 128 features, 278 thousand parameters."""
+    return PlainNet(((32, 2), (64, 1), (64, 2), (128, 1), (128, 2)), num_classes)
 
 
 @register_model
