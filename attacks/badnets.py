@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backdoorbench_ext.api import Attack, option
+from backdoorbench_ext.api import Attack, InputError, option
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class BadNets(Attack):
     def trigger(self, x: Tensor) -> Tensor:
         h, w = x.shape[-2] - self.margin, x.shape[-1] - self.margin
         if min(h, w) < self.size:
-            raise ValueError(f"size {self.size} and margin {self.margin} do not fit into {x.shape[-2]}x{x.shape[-1]} pixels")
+            raise InputError(f"size {self.size} and margin {self.margin} do not fit into {x.shape[-2]}x{x.shape[-1]} pixels")
         i = torch.arange(self.size, device=x.device)
         white = (i[:, None] + i) % 2 == 0 if self.pattern == "checkerboard" else torch.ones(self.size, self.size, device=x.device)
         out = x.clone()

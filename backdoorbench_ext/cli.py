@@ -135,7 +135,7 @@ def run(
     epochs: Epochs = None,
     model: Model = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")] = "auto",
-    jobs: Annotated[int, typer.Option(min=1, help="cells trained at a time, each in a process")] = 1,
+    jobs: Annotated[int | None, typer.Option(min=1, help="trainings at a time, each in a process; by default one a core on a CPU, one on a GPU")] = None,
     data: Annotated[Path | None, typer.Option(help="folder of the data sets' files")] = None,
     download: Annotated[bool, typer.Option("--download", help="let torchvision download what is missing into --data")] = False,
     to: Out = Path("runs"),

@@ -102,7 +102,7 @@ def _npz(path: Path) -> Splits:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             missing = [key for key in NPZ_KEYS if key not in data]
             if missing:
                 raise InputError(f"{path}: lacks {', '.join(missing)}; expected the keys {', '.join(NPZ_KEYS)}")

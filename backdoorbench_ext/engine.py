@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,10 +107,10 @@ def augment(x: Tensor, rules: Rules, rng: torch.Generator) -> Tensor:
 
 @dataclass
 class Log:
-    """What a training tells about itself: curves by name (one number an epoch), seconds, images trained on, clean images given."""
+    """What a training tells about itself: curves by name (one number an epoch), seconds by stage, images trained on, clean images given."""
 
-    curves: dict[str, list[float]]
-    seconds: float = 0.0
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
     images: int = 0
     clean_given: int = 0
 
@@ -134,7 +134,7 @@ class Engine:
     ) -> None:  # fmt: skip
         self.rules, self.classes, self.seed = rules, train.classes, seed
         self.device, self.bf16 = torch.device(device), has_bf16(torch.device(device))
-        self.log_book = Log(curves={})
+        self.log_book = Log()
         self.probes: dict[str, nn.Module] = {}
         self.rng = torch.Generator().manual_seed(seed)
         self._reserve, self._state, self._progress, self._stage = reserve, state, progress, 0
@@ -237,7 +237,7 @@ class Engine:
                 where = f"stage {name!r}, epoch {-(-done // per_epoch)} ({recipe.optimizer}, lr {recipe.lr:g})"
                 raise Diverged(f"the loss is not finite in {where}: the training diverged and the cell has no result")
             self.log(**{f"{name} loss": mean})
-            self.log_book.seconds += time.perf_counter() - start
+            self.log_book.seconds[name] = self.log_book.seconds.get(name, 0.0) + time.perf_counter() - start
             self._save(file, parts, done)
             if self._progress:
                 self._progress(name, -(-done // per_epoch), -(-total // per_epoch))

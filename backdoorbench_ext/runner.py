@@ -8,11 +8,12 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import torch
@@ -126,9 +127,10 @@ def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: 
         "model": {"parameters": parameters(net)},
         "time": {
             "poisoning": poisoning,
-            "training": book.seconds,
+            "training": sum(book.seconds.values()),
+            "stages": book.seconds,
             "evaluation": time.perf_counter() - begun,
-            "images_per_second": book.images / book.seconds if book.seconds else None,
+            "images_per_second": book.images / sum(book.seconds.values()) if book.seconds else None,
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         },
         "surroundings": records.surroundings(device) | {"bf16": engine.bf16, "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
@@ -158,11 +160,11 @@ def _run_group(cells: list[Cell], folder: Path, options: Options, progress: Any 
     return outcomes
 
 
-def _in_worker(cells: list[Cell], folder: Path, options: Options, threads: int) -> list[Outcome]:
+def _in_worker(cells: list[Cell], folder: Path, options: Options, threads: int, epochs: Queue[Any]) -> list[Outcome]:
     torch.set_num_threads(threads)
     for file in options.plugins:
         registry.add_file(file)
-    return _run_group(cells, folder, options)
+    return _run_group(cells, folder, options, lambda *news: epochs.put(news))
 
 
 def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
@@ -178,12 +180,13 @@ def missing(suite: Suite, cells: Iterable[Cell], options: Options) -> list[Cell]
     return [cell for cell in cells if not (options.out / suite.name / cell.path()).exists()]
 
 
-def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int = 1, console: Console | None = None) -> list[Outcome]:
+def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None = None, console: Console | None = None) -> list[Outcome]:
     """Run the cells that have no record yet and write a record each; a failed one leaves a ``.failed`` file and is tried again next time.
 
     Args:
         cells: those of ``suite.cells()`` to run.
-        jobs: processes at a time; each trains whole groups of cells.
+        jobs: trainings at a time, each in a process of its own; if not given, one a core on a CPU, where two small networks train
+            faster beside each other than one on two cores, and one on a GPU.
 
     Raises:
         InputError: what cannot work is said before the first epoch of any cell.
@@ -193,15 +196,20 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int = 1, con
     for cell in {(c.dataset, c.attack, c.defense, c.rate): c for c in todo}.values():
         if not cell.methods()[0].learns:
             prepare(cell, options)
+    if jobs is None:
+        jobs = min(os.cpu_count() or 1, len(groups(todo))) if pick_device(options.device).type == "cpu" else 1
     outcomes: list[Outcome] = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
         console=console, disable=not console.is_terminal,
     ) as bars:  # fmt: skip
-        whole, current = bars.add_task("cells", total=len(todo)), bars.add_task("", total=None, visible=False)
+        whole, own = bars.add_task("cells", total=len(todo)), {}
 
         def epoch(cell: Cell, stage: str, done: int, total: int) -> None:
-            bars.update(current, description=f"{cell.attack} {cell.defense}: {stage}, epochs", completed=done, total=total, visible=True)
+            name = f"{cell.attack} {cell.defense}: {stage}, epochs"
+            if name not in own:
+                own[name] = bars.add_task(name, total=total)
+            bars.update(own[name], completed=done, total=total, visible=done < total)
 
         def report(finished: list[Outcome]) -> None:
             for outcome in finished:
@@ -209,27 +217,33 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int = 1, con
                 bars.advance(whole)
                 console.print(f"[{len(outcomes)}/{len(todo)}] {describe(outcome)}", highlight=False, markup=False, soft_wrap=True)
 
-        if jobs == 1:
+        if jobs <= 1:
             for group in groups(todo):
                 report(_run_group(group, folder, options, epoch))
         else:
-            _parallel(todo, folder, options, jobs, report)
+            _parallel(todo, folder, options, jobs, report, epoch)
     for group in groups(suite.cells()):
         if not missing(suite, group, options):
             shutil.rmtree(folder / ".state" / digest(group[0].training_spec()), ignore_errors=True)
     return outcomes
 
 
-def _parallel(todo: list[Cell], folder: Path, options: Options, jobs: int, report: Callable[[list[Outcome]], None]) -> None:
-    """The groups of ``todo`` in ``jobs`` processes; a process that dies costs only what it was at."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(_in_worker, group, folder, options, threads): group for group in groups(todo)}
-        for future in as_completed(futures):
-            try:
-                report(future.result())
-            except BrokenProcessPool as error:
-                report([Outcome(cell, None, f"its process died: {error}") for cell in futures[future]])
+def _parallel(todo: list[Cell], folder: Path, options: Options, jobs: int, report: Callable[[list[Outcome]], None], epoch: Callable[..., None]) -> None:
+    """The groups of ``todo`` in ``jobs`` processes: what a process that dies was at can be run again."""
+    threads, context = max(1, (os.cpu_count() or 1) // jobs), multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(jobs, context) as pool:
+        epochs = manager.Queue()
+        futures = {pool.submit(_in_worker, group, folder, options, threads, epochs): group for group in groups(todo)}
+        waiting = set(futures)
+        while waiting:
+            finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            while not epochs.empty():
+                epoch(*epochs.get())
+            for future in finished:
+                try:
+                    report(future.result())
+                except BrokenProcessPool as error:
+                    report([Outcome(cell, None, f"its process died: {error}") for cell in futures[future]])
 
 
 def describe(outcome: Outcome) -> str:

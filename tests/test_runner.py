@@ -1,0 +1,219 @@
+"""The way from a suite to records and tables: run, kill, go on, fail, refuse."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import RULES
+from test_registry import DEFENSE
+
+from backdoorbench_ext import cli, records, registry, runner, suite
+from backdoorbench_ext.api import InputError
+from backdoorbench_ext.suite import Suite
+
+SUITE = '''
+"""A grid for the tests."""
+from dataclasses import replace
+from backdoorbench_ext.protocols import CBD, Recipe
+from backdoorbench_ext.suite import Suite
+
+SUITE = Suite(
+    "tiny", replace(CBD, name="tiny", model="cnn5", recipe=Recipe(epochs=3, batch_size=16, lr=0.01, schedule="one-cycle"), overrides={}),
+    ("digits[train=200,test=50]",), ("badnets",), ("none", "cbd[t1_steps=15]", "mcci[images=4]", "mcci[images=4,inference=sg]"),
+)
+'''
+
+
+@pytest.fixture
+def grid():
+    return Suite("grid", replace(RULES, recipe=replace(RULES.recipe, epochs=1)), ("digits[train=200,test=20]",), ("badnets",), ("none", "cbd[t1_steps=1]"))
+
+
+def bbx(*words, cwd, check=None):
+    env = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    done = subprocess.run([sys.executable, "-m", "backdoorbench_ext", *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert check is None or done.returncode == check, done.stderr
+    return done
+
+
+def timeless(path):
+    record = json.loads(path.read_text())
+    return {key: value for key, value in record.items() if key not in ("time", "surroundings")}
+
+
+def test_run_writes_each_record_once(grid, tmp_path):
+    options = runner.Options(out=tmp_path, device="cpu")
+    cells = grid.cells()
+    assert all(outcome.record for outcome in runner.run(grid, cells, options, jobs=1))
+    files = sorted((tmp_path / "grid").rglob("rate*.json"))
+    assert len(files) == 2 and runner.missing(grid, cells, options) == []
+    before = [file.stat().st_mtime_ns for file in files]
+    assert runner.run(grid, cells, options, jobs=1) == []
+    assert [file.stat().st_mtime_ns for file in files] == before
+    record = records.read(files[0])
+    assert record["given"] == {"train_images": 190, "poisoned": 19, "clean_images": 0}, "5 % of each class held out"
+    assert record["metrics"]["ca"][1] == 20 and record["metrics"]["asr"][1] == 18
+    assert set(record["probes"]) == {"f_B"} and record["surroundings"]["versions"]["torch"] == torch.__version__
+    assert record["spec"]["protocol"]["recipe"]["epochs"] == 1 and record["spec"]["defense"]["beta"] == 1e-4
+    assert not list((tmp_path / "grid" / ".state").glob("*/*.pt")), "the state of finished trainings is taken away"
+
+
+def test_a_changed_option_is_another_cell(grid):
+    paths = {replace(cell, defense=text).path() for cell in grid.cells() for text in ("cbd", "cbd[beta=1e-3]", "cbd[beta=1e-4]")}
+    assert len({path.name for path in paths}) == 2, "defaults are written out: beta=1e-4 is the default"
+    assert grid.changed(epochs=2).cells()[0].path() != grid.cells()[0].path()
+    assert grid.changed(epochs=2).name == "grid-epochs2"
+
+
+def test_a_failed_cell_leaves_its_reason_and_is_tried_again(grid, tmp_path, monkeypatch):
+    options = runner.Options(out=tmp_path, device="cpu")
+
+    def broken(*_, **__):
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("backdoorbench_ext.engine.Engine.fit", broken)
+        outcomes = runner.run(grid, grid.cells("none"), options, jobs=1)
+    assert [(o.record, o.error) for o in outcomes] == [(None, "RuntimeError: out of luck")]
+    failed = list(tmp_path.rglob("*.failed"))
+    assert len(failed) == 1 and "out of luck" in failed[0].read_text()
+    assert runner.run(grid, grid.cells("none"), options, jobs=1)[0].record
+    assert not list(tmp_path.rglob("*.failed"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"attacks": ("badnets[size=40]",)}, "do not fit into 32x32"),
+        ({"defenses": ("mcci",)}, r"needs 100 clean images, but the protocol's reserve \(5 % .*\) holds"),
+        ({"rates": (1.2,)}, "poisoning rate must lie"),
+        ({"defenses": ("cdb",)}, "Did you mean 'cbd'"),
+        ({"protocol": replace(RULES, model="resnet81")}, "Did you mean"),
+        ({"protocol": replace(RULES, target=10)}, "target 10 is no class"),
+    ],
+)
+def test_what_cannot_work_is_said_before_training(grid, tmp_path, changed, says, monkeypatch):
+    monkeypatch.setattr("backdoorbench_ext.engine.Engine.fit", lambda *_, **__: pytest.fail("nothing may be trained"))
+    bad = replace(grid, **changed)
+    with pytest.raises(InputError, match=says):
+        runner.run(bad, bad.cells(), runner.Options(out=tmp_path, device="cpu"), jobs=1)
+
+
+def test_killed_at_random_moments(tmp_path):
+    """SIGKILL, again and again, until the grid is done: the records are those of an undisturbed run, but for the times."""
+    file = tmp_path / "tiny.py"
+    file.write_text(SUITE)
+    bbx("run", file, "--device", "cpu", "--jobs", 1, "--out", "whole", cwd=tmp_path, check=0)
+    rng, kills = random.Random(0), 0
+    command = [sys.executable, "-m", "backdoorbench_ext", "run", str(file), "--device", "cpu", "--jobs", "1", "--out", "torn"]
+    for _ in range(5):
+        process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        until = time.monotonic() + 60
+        seen = set()
+        while process.poll() is None and time.monotonic() < until:  # let it write something, then kill it at any moment after
+            now = set(tmp_path.glob("torn/**/*.pt")) | set(tmp_path.glob("torn/**/rate*.json"))
+            if now - seen and (seen or rng.random() < 0.5):
+                break
+            seen |= now
+            time.sleep(0.05)
+        time.sleep(rng.random() / 4)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 2
+    bbx("run", file, "--device", "cpu", "--jobs", 1, "--out", "torn", cwd=tmp_path, check=0)
+    whole, torn = (sorted((tmp_path / folder).rglob("rate*.json")) for folder in ("whole", "torn"))
+    assert [p.relative_to(tmp_path / "whole") for p in whole] == [p.relative_to(tmp_path / "torn") for p in torn] and len(whole) == 4
+    assert [timeless(p) for p in whole] == [timeless(p) for p in torn]
+
+
+def test_a_dropped_file_is_a_defense(tmp_path):
+    """One file in defenses/, no other edit: it is listed, run, and walked by the contract tests; and the same by --plugin."""
+    root = Path(registry.__file__).parents[1]
+    if not (root / "setup.cfg").exists():
+        pytest.skip("not a checkout: nowhere to drop a file")
+    plugin = tmp_path / "smooth.py"
+    plugin.write_text(DEFENSE)
+    grid = ("--dataset", "digits[train=100,test=20]", "--attacks", "badnets", "--defenses", "smooth", "--epochs", 1, "--model", "cnn5", "--device", "cpu")
+    done = bbx("run", *grid, "--plugin", plugin, "--jobs", 2, cwd=tmp_path, check=0)
+    assert "smooth" in done.stdout and len(list(tmp_path.glob("runs/own-*/digits*/badnets/smooth/*.json"))) == 1
+
+    package = tmp_path / "checkout"
+    for folder in ("backdoorbench_ext", "attacks", "defenses", "benchmarks", "tests"):
+        (package / folder).mkdir(parents=True)
+        for source in (root / folder).glob("*.py"):
+            (package / folder / source.name).write_text(source.read_text())
+    for folder in ("attacks", "defenses", "benchmarks"):
+        (package / "backdoorbench_ext" / folder).symlink_to(f"../{folder}")
+    (package / "setup.cfg").write_text((root / "setup.cfg").read_text())
+    (package / "defenses" / "smooth.py").write_text(DEFENSE)
+    assert "smooth" in bbx("list", "defenses", cwd=package, check=0).stdout
+    bbx("run", *grid, cwd=package, check=0)
+    words = [sys.executable, "-m", "pytest", "-q", "tests/test_methods.py", "-k", "smooth", "-p", "no:cacheprovider"]
+    done = subprocess.run(words, cwd=package, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "dmeo"], "Did you mean 'demo'"),
+        (["run"], "give either a benchmark"),
+        (["run", "demo", "--dataset", "digits"], "give either a benchmark"),
+        (["run", "demo", "--only", "wanet"], "no cell of demo has 'wanet'"),
+        (["run", "demo", "--epochs", "0"], "epochs must be at least 1"),
+        (["run", "demo", "--seeds", "a"], "--seeds must be numbers"),
+        (["run", "demo", "--device", "cuda:9"], "device 'cuda:9' cannot be used"),
+        (["run", "demo", "--plugin", "none.py"], "no such file"),
+        (["run", "--dataset", "digits", "--attacks", "badnets"], "needs --attacks and --defenses"),
+        (["run", "--dataset", "cifar10", "--attacks", "badnets", "--defenses", "none"], "cifar10 needs --data DIR"),
+        (["table", "demo", "--out", "nowhere"], "no records of demo yet: bbx run demo"),
+        (["show", "cdb"], "Did you mean 'cbd'"),
+        (["list", "attack"], "Did you mean 'attacks'"),
+    ],
+)
+def test_bad_commands(words, says, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bbx", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and says in error and "Traceback" not in error
+
+
+def test_read_commands(capsys, monkeypatch, tmp_path, grid):
+    """list, show, status, table, plot, doctor on a small grid, also from its folder alone."""
+    runner.run(grid, grid.cells(), runner.Options(out=tmp_path, device="cpu"), jobs=1)
+    grid.save(tmp_path / "grid")
+    assert suite.load(str(tmp_path / "grid")) == grid
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["bbx", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+        return capsys.readouterr().out
+
+    assert "badnets" in run("list", "attacks") and "cbd" in json.loads(run("list", "--json"))["defenses"]
+    assert "Deconfounded" in run("show", "cbd") and "cells" in run("show", "demo") and "CBD v1" in run("show", "cbd")
+    assert [row["state"] for row in json.loads(run("status", tmp_path / "grid", "--json"))] == ["done", "done"]
+    assert r"\toprule" in run("table", tmp_path / "grid", "--format", "latex")
+    assert "plot.svg" in run("plot", tmp_path / "grid", "--format", "svg") and (tmp_path / "grid" / "plot.svg").stat().st_size > 5000
+    assert torch.__version__ in run("doctor")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": 99}', '{"format": 1, "metrics": {"ca": [5, 3]}}'])
+def test_damaged_records(text, tmp_path):
+    file = tmp_path / "rate0.1-seed0-x.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"x\.json: (not a record|record format 99)"):
+        records.read(file)

@@ -1,0 +1,279 @@
+"""The distinctive steps, against hand-computed values or an independent library."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.fft
+import torch
+from conftest import RULES, make_images
+from torch import nn
+
+from backdoorbench_ext import records, runner
+from backdoorbench_ext.api import Attack, Images, InputError
+from backdoorbench_ext.attacks.badnets import BadNets
+from backdoorbench_ext.attacks.blend import Blend, picture
+from backdoorbench_ext.attacks.none import NoAttack
+from backdoorbench_ext.defenses.cbd import dependence, discriminator, weights
+from backdoorbench_ext.defenses.mcci import MCCI, MindControl, Spectrum, TwoPaths, ain
+from backdoorbench_ext.engine import Diverged, Engine, augment, seed_of
+from backdoorbench_ext.frequency import dct2
+from backdoorbench_ext.models import OURS, Net, parameters
+from backdoorbench_ext.protocols import BACKDOORBENCH, CBD, Recipe
+from backdoorbench_ext.protocols import MCCI as MCCI_PROTOCOL
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (224, 224), (5, 8)])
+def test_dct_is_scipys(shape):
+    x = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0)) * 255
+    expected = scipy.fft.dctn(x.double().numpy(), type=2, norm="ortho", axes=(-2, -1))
+    with torch.autocast("cpu", torch.bfloat16):
+        got = dct2(x)
+    assert got.dtype == torch.float32
+    np.testing.assert_allclose(got.numpy(), expected, atol=2e-6 * 255 * math.sqrt(shape[0] * shape[1]))
+
+
+def test_spectrum():
+    images = make_images(20)
+    x = images.x.float() / 255
+    raw = scipy.fft.dctn(images.x.double().numpy(), norm="ortho", axes=(-2, -1))
+    np.testing.assert_allclose(Spectrum()(x).numpy(), raw, atol=0.02)
+    spectrum = Spectrum()
+    spectrum.standardise(images)
+    np.testing.assert_allclose(spectrum(x).numpy(), (raw - raw.mean(0)) / raw.std(0), atol=2e-3)
+    assert (Spectrum(truncate=True)(torch.full((1, 3, 8, 8), 0.9999)) - dct2(torch.full((1, 3, 8, 8), 254.0))).abs().max() < 1e-2
+
+
+def test_cbd_weights():
+    """Equation 6 by hand: 1 / (1 + 3), 2 / (2 + 2), 0 / (0 + 1)."""
+    w = weights(torch.tensor([1.0, 2.0, 0.0]), torch.tensor([3.0, 2.0, 1.0]))
+    assert w.tolist() == pytest.approx([0.25, 0.5, 0.0])
+    assert weights(torch.tensor([1.0, 2.0, 0.0]), torch.tensor([3.0, 2.0, 1.0]), normalised=True).tolist() == pytest.approx([1.0, 2.0, 0.0])
+
+
+def test_cbd_dependence():
+    """Equation 7 by hand, for D(z, r) = z + 2 r: mean(z + 2 r) - mean(z + 2 r') with r' another draw."""
+
+    class D(nn.Module):
+        def forward(self, pair):
+            return pair @ torch.tensor([[1.0], [2.0]])
+
+    z, r = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]])
+    assert float(dependence(D(), z, r, torch.tensor([[0.0], [1.0]]))) == pytest.approx(6.0)
+    assert float(dependence(D(), z, r, r.flip(0))) == pytest.approx(0.0), "a linear critic cannot tell a shuffle"
+
+
+def test_cbd_discriminator_is_lipschitz():
+    critic = discriminator(16, released=False)
+    x = torch.randn(64, 16)
+    for _ in range(30):
+        critic(x)  # each forward pass in training takes a step of the power iteration
+    for layer in (critic[0], critic[2]):
+        assert torch.linalg.matrix_norm(layer.weight, ord=2).item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(("size", "flat"), [(32, 2048), (224, 9216)])
+def test_ain_is_table_6(size, flat):
+    net = ain(size, 100).eval()
+    with torch.no_grad():
+        out = net(torch.zeros(1, 3, size, size))
+    assert out.shape == (1, 100) and net[-1].in_features == flat
+    widths = [m.out_channels for m in net if isinstance(m, nn.Conv2d)]
+    assert widths == ([32, 32, 64, 64, 128, 128] if size == 32 else [96, 256, 384, 384, 256, 256])
+
+
+def test_mind_control_is_the_full_network_on_a_fixed_spectrum():
+    torch.manual_seed(0)
+    net = TwoPaths(Net("bbx_test", 100), ain(32, 100), Spectrum(), 4, None).eval()
+    x, clean = torch.rand(5, 3, 32, 32), torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        told = MindControl(net, ain_sees=net.spectrum(clean))
+        expected = torch.cat([net.join(net.sfrn(image[None]), net.ain(net.spectrum(clean))) for image in x])
+        torch.testing.assert_close(told(x), expected)
+        assert not torch.allclose(told(x), net(x))
+
+
+def test_sfrn_keeps_only_the_image_network(images):
+    engine, method = Engine(RULES, images), MCCI(inference="sfrn")
+    net = method.fit(images, engine)
+    x = images.x[:3].float() / 255
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), 0.5 * net.sfrn(x) + 0.5 * net.ain(net.spectrum(x)), rtol=0.02, atol=0.02)
+    assert method.finish(net, engine) is net.sfrn
+
+
+class Constant(nn.Module):
+    """Takes every image for the class of its first pixel."""
+
+    def forward(self, x):
+        return nn.functional.one_hot((x[:, 0, 0, 0] * 255).round().long(), 3).float()
+
+
+def test_metrics_by_hand():
+    """Target 0. Predictions: clean 0 1 2 0; triggered images of classes 1, 2, 1: 0 2 0. ASR 2/3, ARR 1/3, CA 3/4."""
+
+    class Stamp(Attack):
+        def trigger(self, x):
+            out = x.clone()
+            out[:, 0, 0, 0] = torch.tensor([0, 2, 0]) / 255
+            return out
+
+    x = torch.zeros(4, 3, 4, 4, dtype=torch.uint8)
+    x[:, 0, 0, 0] = torch.tensor([0, 1, 2, 0])
+    test = Images(x, torch.tensor([0, 1, 2, 1]), ("a", "b", "c"))
+    metrics = Engine(replace(RULES, crop=0), test).measure(Constant(), test, Stamp().test_set(test, 0))
+    assert metrics == {"ca": [3, 4], "asr": [2, 3], "arr": [1, 3]}, "the target class does not count for ASR and ARR"
+
+
+def test_wilson():
+    """Against the textbook value for 8 of 10, and the ends."""
+    assert records.wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert (records.wilson(0, 10)[0], records.wilson(10, 10)[1]) == pytest.approx((0, 1))
+
+
+def test_badnets_pixels():
+    out = BadNets(size=3, margin=1).trigger(torch.full((1, 3, 8, 8), 0.5))
+    assert out[0, 1, 4:7, 4:7].tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+    out[..., 4:7, 4:7] = 0.5
+    assert (out == 0.5).all()
+    assert BadNets(pattern="white").stamp(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).sum() == 9 * 3 * 255
+    with pytest.raises(InputError, match="do not fit"):
+        BadNets(size=9).trigger(torch.zeros(1, 3, 8, 8))
+
+
+def test_blend_pixels(tmp_path):
+    import cv2
+
+    x = torch.full((2, 3, 8, 8), 0.4)
+    torch.testing.assert_close(Blend(alpha=0.25).trigger(x), 0.75 * x + 0.25 * picture("random", 0, 8, 8))
+    cv2.imwrite(str(tmp_path / "p.png"), np.full((4, 4, 3), (0, 0, 255), np.uint8))  # BGR: red
+    out = Blend(alpha=1.0, pattern=str(tmp_path / "p.png")).trigger(x)
+    assert out[0, :, 3, 3].tolist() == [1, 0, 0]
+    with pytest.raises(InputError, match="no such file, or no image"):
+        Blend(pattern="nowhere.png").trigger(x)
+
+
+class AllToAll(BadNets):
+    label_mode = "all-to-all"
+
+
+class CleanLabel(BadNets):
+    label_mode = "clean-label"
+
+
+def test_label_modes():
+    clean, rng = make_images(40), torch.Generator().manual_seed(0)
+    bad = AllToAll().poison(clean, target=0, rate=0.5, rng=rng)
+    assert torch.equal(bad.y[bad.mask], (bad.true[bad.mask] + 1) % 4)
+    assert len(AllToAll().test_set(clean, 0)) == 40
+    bad = CleanLabel().poison(clean, target=2, rate=0.1, rng=rng)
+    assert torch.equal(bad.y, bad.true) and (bad.true[bad.mask] == 2).all() and int(bad.mask.sum()) == 4
+    with pytest.raises(InputError, match=r"asks for 20 images, but only 10 of 40 may be poisoned \(clean-label\)"):
+        CleanLabel().poison(clean, target=2, rate=0.5, rng=rng)
+    bad = BadNets().poison(clean, target=1, rate=0.5, rng=rng, spare_target=True)
+    assert (bad.true[bad.mask] != 1).all()
+    for target, rate, says in ((4, 0.1, "target 4 is no class"), (0, 1.5, r"must lie in \[0, 1\]")):
+        with pytest.raises(InputError, match=says):
+            BadNets().poison(clean, target=target, rate=rate, rng=rng)
+    assert not NoAttack().poison(clean, target=0, rate=0.5, rng=rng).mask.any()
+
+
+def test_augment_against_a_loop():
+    """Every augmented image is its original cropped, perhaps flipped, with one square hole; parameters differ between images."""
+    rules = replace(RULES, crop=2, flip=True, cutout=3)
+    x = torch.randint(1, 256, (64, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    out = augment(x, rules, torch.Generator().manual_seed(1))
+    padded, seen = nn.functional.pad(x, (2, 2, 2, 2)), set()
+    for i in range(64):
+        matches = []
+        for top in range(5):
+            for left in range(5):
+                for flip in (False, True):
+                    crop = padded[i, :, top : top + 12, left : left + 12]
+                    crop = crop.flip(-1) if flip else crop
+                    differs = (crop != out[i]).any(0)
+                    rows, cols = differs.any(1).nonzero().flatten(), differs.any(0).nonzero().flatten()
+                    if len(rows) == 0 or (int(rows[-1] - rows[0]) < 3 and int(cols[-1] - cols[0]) < 3 and (out[i][:, differs] == 0).all()):
+                        matches.append((top, left, flip))
+        assert len(matches) == 1
+        seen.add(matches[0])
+    assert len(seen) > 20
+
+
+def test_augmentation_off_changes_nothing():
+    x = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    assert torch.equal(augment(x, replace(RULES, crop=0, flip=False, cutout=0), torch.Generator()), x)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        (Recipe(lr=0.1, milestones=(0.2, 0.7)), {0.0: 0.1, 0.199: 0.1, 0.2: 0.01, 0.7: 0.001, 0.99: 0.001}),
+        (Recipe(lr=0.1, schedule="cosine"), {0.0: 0.1, 0.5: 0.05, 1.0: 0.0}),
+        (Recipe(lr=0.1, schedule="one-cycle"), {0.0: 0.0, 0.1: 0.05, 0.2: 0.1, 0.6: 0.05, 1.0: 0.0}),
+        (Recipe(lr=0.1, schedule="constant"), {0.0: 0.1, 0.9: 0.1}),
+    ],
+)
+def test_schedules(recipe, expected):
+    assert {done: recipe.lr_at(done) for done in expected} == pytest.approx(expected)
+
+
+def test_protocols_are_the_papers():
+    assert [CBD.recipe.lr_at(e / 100) for e in (0, 19, 20, 69, 70, 99)] == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert [MCCI_PROTOCOL.recipe.lr_at(e / 100) for e in (29, 30, 60, 90)] == pytest.approx([0.1, 0.01, 0.001, 0.0001])
+    assert (CBD.on("gtsrb[train=430]").target, CBD.on("gtsrb").recipe.lr, CBD.on("cifar10").target) == (1, 0.01, 0)
+    assert (CBD.on("imagenette").model, MCCI_PROTOCOL.on("imagenette").model, BACKDOORBENCH.model) == ("resnet34", "efficientnet_b0", "preactresnet18")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_networks_keep_timms_contract(name):
+    net = Net(name, 7)
+    with torch.no_grad():
+        x = torch.rand(2, 3, 32, 32)
+        z = net.eval().features(x)
+        assert z.shape == (2, net.num_features)
+        torch.testing.assert_close(net.head(z), net(x))
+        torch.testing.assert_close(net.backbone(x), net(x))
+    expected = {"wrn16_1": 175_000, "resnet18_cifar": 11_172_000, "preactresnet18": 11_170_000}
+    if name in expected:
+        assert parameters(Net(name, 10)) == pytest.approx(expected[name], rel=0.01)
+
+
+def test_poisoned_are_not_the_first_that_a_network_sees():
+    """Seeds of different purposes differ: with one seed for both, poisoning and the first epoch would draw the same permutation."""
+    chosen = torch.randperm(1000, generator=torch.Generator().manual_seed(seed_of(0, "poison")))[:100]
+    first = torch.randperm(1000, generator=torch.Generator().manual_seed(seed_of(0, "training")))[:100]
+    assert len(set(chosen.tolist()) & set(first.tolist())) < 30
+
+
+def test_reserve_is_held_out_of_every_class(images):
+    reserve, rest = runner.hold_out(images, 0.25, 3)
+    assert reserve.y.bincount().tolist() == [4] * 4 and len(rest) == 48
+    both = {x.numpy().tobytes() for x in reserve.x} & {x.numpy().tobytes() for x in rest.x}
+    assert not both
+
+
+def test_a_loss_that_is_not_finite_stops(images):
+    engine = Engine(RULES, images)
+    with pytest.raises(Diverged, match=r"not finite in stage 'train', epoch 1 \(sgd, lr 0.05\)"):
+        engine.fit(engine.new_model(), images, loss=lambda net, x, y: net(x).sum() * float("nan"))
+
+
+def test_normalisation_is_of_the_training_images(images):
+    engine = Engine(replace(RULES, normalise=True), images)
+    net, x = engine.new_model(), images.x.float() / 255
+    seen = []
+    net.backbone.forward_features = lambda x: seen.append(x) or torch.zeros(len(x), 16, 1, 1)
+    net(x)
+    assert seen[0].mean((0, 2, 3)).tolist() == pytest.approx([0] * 3, abs=1e-4)
+    assert seen[0].std((0, 2, 3)).tolist() == pytest.approx([1] * 3, abs=1e-4)
+
+
+def test_clean_images_come_from_the_reserve(images):
+    reserve = make_images(8, seed=5)
+    engine = Engine(RULES, images, reserve)
+    given = engine.clean(3)
+    assert len(given) == 3 and {x.numpy().tobytes() for x in given.x} <= {x.numpy().tobytes() for x in reserve.x}
+    with pytest.raises(InputError, match="9 clean images are asked for, but the protocol's reserve holds 8"):
+        engine.clean(9)

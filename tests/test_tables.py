@@ -1,0 +1,80 @@
+"""Tables against golden texts, from records made by hand."""
+
+import pytest
+from conftest import RULES
+
+from backdoorbench_ext import plots, tables
+from backdoorbench_ext.suite import Suite
+
+SUITE = Suite("paper", RULES, ("digits",), ("badnets", "blend"), ("none", "cbd", "mcci[inference=avg]"), seeds=(0,))
+
+
+def record(attack, defense, ca, asr, arr, seed=0):
+    return {
+        "format": 1,
+        "spec": {"dataset": "digits", "attack": {"name": attack}, "defense": {"name": defense}, "rate": 0.1, "seed": seed, "protocol": RULES.spec()},
+        "cell": {"dataset": "digits", "attack": attack, "defense": defense},
+        "metrics": {"ca": [ca, 1000], "asr": [asr, 900], "arr": [arr, 900]}, "probes": {"f_B": {"ca": [500, 1000], "asr": [900, 900], "arr": [0, 900]}},
+        "given": {"clean_images": 100 if "mcci" in defense else 0}, "time": {"training": 1.5}, "surroundings": {"device": "CPU_x & y", "commit": "abc"},
+    }  # fmt: skip
+
+
+RECORDS = [
+    record("badnets", "none", 900, 900, 0), record("badnets", "cbd", 880, 9, 801), record("badnets", "mcci[inference=avg]", 890, 9, 810),
+    record("blend", "none", 910, 855, 27), record("blend", "cbd", 870, 18, 792),
+]  # fmt: skip
+
+LATEX = r"""\begin{tabular}{lrrrrrrrrr}
+\toprule
+ & \multicolumn{3}{c}{No Defense} & \multicolumn{3}{c}{CBD} & \multicolumn{3}{c}{MCCI [inference=avg]} \\
+\cmidrule(lr){2-4} \cmidrule(lr){5-7} \cmidrule(lr){8-10}
+Attack & CA $\uparrow$ & ASR $\downarrow$ & ARR $\uparrow$ & CA $\uparrow$ & ASR $\downarrow$ & ARR $\uparrow$ & CA $\uparrow$ & ASR $\downarrow$ & ARR $\uparrow$ \\
+\midrule
+badnets & 90.00 & 100.00 & 0.00 & \underline{88.00} & \textbf{1.00} & \underline{89.00} & \textbf{89.00} & \textbf{1.00} & \textbf{90.00} \\
+blend & 91.00 & 95.00 & 3.00 & \textbf{87.00} & \textbf{2.00} & \textbf{88.00} & -- & -- & -- \\
+\midrule Average & 90.50 & 97.50 & 1.50 & \textbf{87.50} & \textbf{1.50} & \textbf{88.50} & -- & -- & -- \\
+\bottomrule
+\end{tabular}
+"""
+
+
+def test_latex():
+    text = tables.render(RECORDS, SUITE, "latex")
+    assert LATEX in text
+    assert r"5 \%" in text and r"CPU\_x \& y, commit abc" in text and "MCCI [inference=avg] 100" in text
+    assert text.count("{") == text.count("}") and r"\usepackage{booktabs}" in text
+
+
+def test_markdown():
+    lines = tables.render(RECORDS, SUITE, "markdown").splitlines()
+    assert lines[2] == "| badnets | 90.00 | 100.00 | 0.00 | <u>88.00</u> | **1.00** | <u>89.00</u> | **89.00** | **1.00** | **90.00** |"
+    assert "test v1: bbx_test" in lines[-1]
+
+
+def test_csv():
+    head, first, *_ = tables.render(RECORDS, SUITE, "csv").splitlines()
+    row = dict(zip(head.split(","), first.split(","), strict=True))
+    assert (row["ca"], row["ca_n"], row["f_B asr"], row["clean_images"]) == ("90.0000", "1000", "100.0000", "0")
+    assert float(row["ca_low"]) == pytest.approx(87.98, abs=0.01) and float(row["ca_high"]) == pytest.approx(91.71, abs=0.01)
+
+
+def test_several_seeds_show_mean_and_spread():
+    several = [record("badnets", "cbd", ca, 9, 810, seed) for seed, ca in enumerate((870, 880, 890))]
+    text = tables.render(several, SUITE, "latex")
+    assert r"88.00 $\pm$ 1.00" in text and "standard deviation over the seeds 0, 1, 2" in text
+
+
+def test_marks():
+    assert tables.mark([1.0, 3.0, 2.0, 3.001], higher=True) == ["", "best", "second", "best"]
+    assert tables.mark([1.0, float("nan"), 2.0], higher=False) == ["best", "", "second"]
+
+
+def test_escape():
+    assert tables.escape(r"a_b%{c}\~^&#$") == r"a\_b\%\{c\}\textbackslash{}\textasciitilde{}\textasciicircum{}\&\#\$"
+
+
+def test_plot_shows_every_number():
+    figure = plots.bars(RECORDS, SUITE)
+    axes = [ax for ax in figure.axes if ax.axison]
+    heights = [[round(bar.get_height(), 2) for bar in ax.patches] for ax in axes]
+    assert sorted(heights[0]) == sorted([90.0, 88.0, 89.0, 100.0, 1.0, 1.0, 0.0, 89.0, 90.0]) and len(heights[1]) == 6
