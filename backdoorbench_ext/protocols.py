@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-Optimizer = Literal["sgd", "adadelta"]
+
 Schedule = Literal["step", "cosine", "one-cycle", "constant"]
 
 
@@ -27,7 +27,7 @@ class Recipe:
 
     epochs: int = 100
     batch_size: int = 128
-    optimizer: Optimizer = "sgd"
+    optimizer: str = "sgd"
     lr: float = 0.1
     schedule: Schedule = "step"
     milestones: tuple[float, ...] = ()

@@ -36,7 +36,8 @@ class MCCI(Defense):
 
     variant: str = option("paper", "whose rules", choices=("paper", "release"))
     inference: str = option("avg", "what the AIN is told at inference", choices=("avg", "sg", "sfrn"))
-    lr: float = option(0.1, "learning rate of Adadelta; the protocol's schedule acts on it", low=0)
+    optimizer: str = option("adadelta", "what trains both networks", choices=("adadelta", "sgd"))
+    lr: float = option(0.1, "its learning rate; the protocol's schedule acts on it", low=0)
     images: int = option(100, 'clean images whose spectra "avg" averages', low=1)
     alpha: float = option(0.5, 'share of the SFRN in the mixed logits of "sfrn"', low=0, high=1)
 
@@ -49,7 +50,7 @@ class MCCI(Defense):
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         alone, released = self.inference == "sfrn", self.variant == "release"
-        recipe = replace(engine.rules.recipe, optimizer="adadelta", lr=self.lr)
+        recipe = replace(engine.rules.recipe, optimizer=self.optimizer, lr=self.lr)
         outputs = len(train.classes) if alone else EMBEDDING
         spectrum = Spectrum(truncate=released)
         if not released:
