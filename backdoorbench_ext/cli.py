@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from . import __version__, datasets, models, plots, records, registry, runner, suite, tables
@@ -66,7 +67,7 @@ def list_(
     for k, entries in found.items():
         table = Table(title=k, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 2))
         for name, line in entries.items():
-            table.add_row(name, line)
+            table.add_row(name, escape(line))
         out.print(table)
 
 
@@ -98,7 +99,7 @@ def _show_method(cls: type[Any]) -> None:
         low, high, choices = f.metadata.get("low"), f.metadata.get("high"), f.metadata.get("choices", ())
         span = ", ".join(choices) or ("" if low is None and high is None else f"{'' if low is None else low} to {'' if high is None else high}".strip())
         default = "required" if f.default is MISSING else "by variant" if f.default is None else repr(f.default)
-        table.add_row(f.name, str(f.type), default, span, f.metadata.get("meaning", ""))
+        table.add_row(f.name, str(f.type), default, span, escape(f.metadata.get("meaning", "")))
     out.print(table)
     if hasattr(cls, "clean_images"):
         out.print(f"\nclean images needed by default: {cls().clean_images}", highlight=False)
@@ -107,12 +108,12 @@ def _show_method(cls: type[Any]) -> None:
 def _show_suite(grid: Suite) -> None:
     table = Table(box=None, show_header=False)
     for label, values in (("data sets", grid.datasets), ("attacks", grid.attacks), ("defenses", grid.defenses), ("rates", grid.rates), ("seeds", grid.seeds)):
-        table.add_row(label, ", ".join(map(str, values)))
+        table.add_row(label, escape(", ".join(map(str, values))))
     table.add_row("cells", str(len(grid.cells())))
     for dataset in grid.datasets:
-        table.add_row("protocol", str(grid.protocol.on(dataset)))
+        table.add_row("protocol", escape(str(grid.protocol.on(dataset))))
     out.print()
-    out.print(table, markup=False)
+    out.print(table)
 
 
 def _numbers(text: str, kind: type[Any], what: str) -> tuple[Any, ...]:
@@ -184,10 +185,10 @@ def run(
 
 
 def _summary(found: list[records.Record], grid: Suite) -> Table:
-    table = Table("attack", "defense", "CA ↑", "ASR ↓", "ARR ↑", title=f"{grid.name}, percent", title_justify="left", box=None)
+    table = Table("attack", "defense", "CA ↑", "ASR ↓", "ARR ↑", title=escape(f"{grid.name}, percent"), title_justify="left", box=None)
     numbers = tables.summary(found)
     for (_dataset, _rate, attack, defense), row in numbers.iterrows():
-        table.add_row(attack, defense.replace("[", r"\["), *(f"{row[metric, 'mean']:.2f}" for metric in records.METRICS))
+        table.add_row(escape(attack), escape(defense), *(f"{row[metric, 'mean']:.2f}" for metric in records.METRICS))
     return table
 
 

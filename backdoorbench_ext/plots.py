@@ -52,7 +52,7 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
                     ax.bar(x + 0.27 * (i - 1), mean, 0.25, color=COLOURS[metric], label=metric.upper() if x == 0 else None)
                     ax.errorbar(x + 0.27 * (i - 1), mean, [[max(0, mean - low)], [max(0, high - mean)]], color="black", lw=0.7, capsize=1.5)
                     ax.annotate(f"{mean:.0f}", (x + 0.27 * (i - 1), high + 1), ha="center", va="bottom", fontsize=6)
-            ax.set_xticks(range(len(defenses)), [title(d).replace(" [", "\n[").replace("inference=", "") for d in defenses])
+            ax.set_xticks(range(len(defenses)), [title(d).replace(" [", "\n").replace(",", "\n").rstrip("]") for d in defenses])
             ax.set_title(f"{attack}   {dataset}, {100 * rate:g} % poisoned", fontsize=8)
             ax.set_ylim(0, 112)
             ax.set_yticks(range(0, 101, 20))

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-
 Schedule = Literal["step", "cosine", "one-cycle", "constant"]
 
 

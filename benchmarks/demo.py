@@ -2,7 +2,7 @@
 
 It shows that poisoning, defending, measuring and tabulating meet, and what the two defenses do where their assumptions hold: the trigger is
 learned long before the classes, and the frequency spectrum shows the trigger but hardly the class. It is not a benchmark:
-the images are made by us so that this is so, the triggers are larger than the papers' (5x5 pixels, alpha 0.3), the network is small and
+the images are made by us so that this is so, the triggers are larger than the papers' (5x5 pixels, alpha 0.2), the network is small and
 the schedule short. No number of it says anything about photographs; see ``cifar10_small`` and the papers' grids.
 """
 
@@ -17,7 +17,7 @@ SUITE = Suite(
         CBD,
         name="demo",
         model="cnn5",
-        recipe=Recipe(epochs=8, batch_size=32, lr=0.03, schedule="one-cycle"),
+        recipe=Recipe(epochs=6, batch_size=32, lr=0.03, schedule="one-cycle"),
         crop=2,
         flip=False,
         cutout=0,
@@ -25,6 +25,6 @@ SUITE = Suite(
         overrides={},
     ),
     datasets=("digits",),
-    attacks=("badnets[size=5]", "blend[alpha=0.3]"),
-    defenses=("none", "cbd[variant=release,t1_steps=250]", "mcci[lr=1.0,inference=avg]", "mcci[lr=1.0,inference=sg]"),
+    attacks=("badnets[size=5]", "blend[alpha=0.2]"),
+    defenses=("none", "cbd[variant=release,t1_steps=330]", "mcci[lr=1.0,inference=avg]", "mcci[lr=1.0,inference=sg]"),
 )
