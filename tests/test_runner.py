@@ -17,6 +17,7 @@ from test_registry import DEFENSE
 
 from backdoorbench_ext import cli, records, registry, runner, suite
 from backdoorbench_ext.api import InputError
+from backdoorbench_ext.benchmarks.speed.overhead import DEFENSES, overhead
 from backdoorbench_ext.suite import Suite
 
 SUITE = '''
@@ -217,3 +218,8 @@ def test_damaged_records(text, tmp_path):
     file.write_text(text)
     with pytest.raises(InputError, match=r"x\.json: (not a record|record format 99)"):
         records.read(file)
+
+
+def test_overhead_times_every_defense():
+    seconds = overhead("digits[train=40]", rounds=1, device="cpu", model="bbx_test")
+    assert len(seconds) == len(DEFENSES) and all(len(own) == 1 and own[0] > 0 for own in seconds.values())
