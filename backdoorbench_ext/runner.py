@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -167,6 +168,17 @@ def _in_worker(cells: list[Cell], folder: Path, options: Options, threads: int, 
     return _run_group(cells, folder, options, lambda *news: epochs.put(news))
 
 
+def _die_with(parent: int) -> None:
+    """Make this worker end when the process that started it does, however that ended: nobody would read what it trains."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Cells by training: those of a group differ only in what happens after it."""
     found: dict[str, list[Cell]] = {}
@@ -231,7 +243,7 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None =
 def _parallel(todo: list[Cell], folder: Path, options: Options, jobs: int, report: Callable[[list[Outcome]], None], epoch: Callable[..., None]) -> None:
     """The groups of ``todo`` in ``jobs`` processes: what a process that dies was at can be run again."""
     threads, context = max(1, (os.cpu_count() or 1) // jobs), multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(jobs, context) as pool:
+    with context.Manager() as manager, ProcessPoolExecutor(jobs, context, _die_with, (os.getpid(),)) as pool:
         epochs = manager.Queue()
         futures = {pool.submit(_in_worker, group, folder, options, threads, epochs): group for group in groups(todo)}
         waiting = set(futures)
