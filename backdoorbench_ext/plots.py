@@ -37,7 +37,7 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
     defenses = [d for d in suite.defenses if (data["defense"] == d).any()]
     columns = min(3, len(panels))
     with plt.rc_context(STYLE):
-        size = (max(3.2, 0.75 * len(defenses) + 0.6) * columns, 2.5 * -(-len(panels) // columns) + 0.3)
+        size = (max(3.2, 1.0 * len(defenses) + 0.6) * columns, 2.5 * -(-len(panels) // columns) + 0.3)
         figure, axes = plt.subplots(-(-len(panels) // columns), columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
         for ax in axes.flat[len(panels) :]:
             ax.set_axis_off()
@@ -52,7 +52,7 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
                     ax.bar(x + 0.27 * (i - 1), mean, 0.25, color=COLOURS[metric], label=metric.upper() if x == 0 else None)
                     ax.errorbar(x + 0.27 * (i - 1), mean, [[max(0, mean - low)], [max(0, high - mean)]], color="black", lw=0.7, capsize=1.5)
                     ax.annotate(f"{mean:.0f}", (x + 0.27 * (i - 1), high + 1), ha="center", va="bottom", fontsize=6)
-            ax.set_xticks(range(len(defenses)), [title(d).replace(" [", "\n").replace(",", "\n").rstrip("]") for d in defenses])
+            ax.set_xticks(range(len(defenses)), [title(d).replace(" [", "\n").replace(",", "\n").rstrip("]") for d in defenses], fontsize=7)
             ax.set_title(f"{attack}   {dataset}, {100 * rate:g} % poisoned", fontsize=8)
             ax.set_ylim(0, 112)
             ax.set_yticks(range(0, 101, 20))
