@@ -218,7 +218,7 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None =
         whole, own = bars.add_task("cells", total=len(todo)), {}
 
         def epoch(cell: Cell, stage: str, done: int, total: int) -> None:
-            name = f"{cell.attack} {cell.defense}: {stage}, epochs"
+            name = f"{label(cell)}: {stage}, epochs"
             if name not in own:
                 own[name] = bars.add_task(name, total=total)
             bars.update(own[name], completed=done, total=total, visible=done < total)
@@ -258,10 +258,14 @@ def _parallel(todo: list[Cell], folder: Path, options: Options, jobs: int, repor
                     report([Outcome(cell, None, f"its process died: {error}") for cell in futures[future]])
 
 
+def label(cell: Cell) -> str:
+    """How a cell is called in progress bars and lines."""
+    return f"{cell.dataset} {cell.attack} {cell.defense} rate {cell.rate:g} seed {cell.seed}"
+
+
 def describe(outcome: Outcome) -> str:
     """One line on a finished or failed cell."""
-    cell = outcome.cell
-    name = f"{cell.dataset} {cell.attack} {cell.defense} rate {cell.rate:g} seed {cell.seed}"
+    name = label(outcome.cell)
     if outcome.record is None:
         return f"{name} FAILED {outcome.error}"
     numbers = "  ".join(f"{m.upper()} {100 * hits / n:.2f}" for m, (hits, n) in outcome.record["metrics"].items())

@@ -1,4 +1,4 @@
-"""Seconds an epoch of CBD and MCCI over No Defense's: ``python -m benchmarks.speed.overhead [--dataset NAME] [--epochs N] [--data DIR]``.
+"""Seconds an epoch of CBD and MCCI over No Defense's: ``python -m benchmarks.speed.overhead [--dataset NAME] [--rounds N] [--data DIR]``.
 
 Rounds in which every defense trains once, one after the other, so that a busy machine hits all alike; the figures are medians of
 ratios within a round. CBD's paper, table 3, gives +11 to +17 % for a whole training (f_C and T1 epochs of f_B) on a V100.
