@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from backdoorbench_ext.api import Attack
+from backdoorbench_ext.api import Attack, option
 
 
 @dataclass(frozen=True)
 class NoAttack(Attack):
     """Leaves every image as it is and poisons nothing, whatever the rate."""
 
-    label_mode = "none"
+    label_mode: str = option("none", "nothing is poisoned", choices=("none",))
 
     def trigger(self, x: Tensor) -> Tensor:
         return x.clone()

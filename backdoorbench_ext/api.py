@@ -7,9 +7,9 @@ Images are uint8 (n, 3, h, w) between files and batches, float in [0, 1] inside 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, final, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 AnyImages = TypeVar("AnyImages", bound="Images")
-LabelMode = Literal["all-to-one", "all-to-all", "clean-label", "none"]
+AnyAttack = TypeVar("AnyAttack", bound="Attack")
 
 
 class InputError(ValueError):
@@ -50,10 +50,14 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Poisoned(Images):
-    """Images some of which carry a trigger: ``y`` is the label given, ``true`` (n,) the true one, ``mask`` bool (n,) who is poisoned."""
+    """Images some of which carry a trigger: ``y`` is the label given, ``true`` (n,) the true one.
+
+    ``mask`` bool (n,): who is poisoned; ``cover`` bool (n,): who was changed but keeps its label, to make the trigger harder to find.
+    """
 
     true: Tensor
     mask: Tensor
+    cover: Tensor
 
     def observed(self) -> Images:
         """What a defense may see: neither the mask nor the true labels."""
@@ -103,25 +107,72 @@ class Method:
         return asdict(self) | {"version": self.version}
 
 
+def labels(default: str = "all-to-one") -> Any:
+    """The option ``label_mode`` of an attack."""
+    meaning = "all-to-one: any class, to the target; all-to-all: class y to y + 1; clean-label: the target class, unchanged"
+    return option(default, meaning, choices=("all-to-one", "all-to-all", "clean-label"))
+
+
 @dataclass(frozen=True)
 class Attack(Method, ABC):
     """Poisons a share of the training set so that triggered images go to the target label."""
 
-    label_mode: ClassVar[LabelMode] = "all-to-one"
+    label_mode: str = labels()
 
-    def fit(self, train: Images, engine: Engine) -> Attack:
-        """For attacks that learn their trigger: a fitted copy. ``train`` is clean."""
-        return self
+    def fit(self, train: Images, engine: Engine) -> Mapping[str, Tensor]:
+        """For attacks that learn their trigger: what was learned, by name; kept as a file and given back as ``self.learned``.
 
-    @property
-    @final
-    def learns(self) -> bool:
-        """Whether the trigger is learned by ``fit``, and so costs a training."""
-        return type(self).fit is not Attack.fit
+        ``train`` is clean, ``engine.rules.target`` the target label; ``engine.victim`` trains or finds a network on clean images.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def trigger(self, x: Tensor) -> Tensor:
         """Stamp float images (n, 3, h, w) in [0, 1]; same shape, dtype and device, ``x`` untouched, the result in [0, 1]."""
+
+    @property
+    def covers(self) -> float:
+        """Cover images for each poisoned one, for attacks that define ``cover``."""
+        return 0.0
+
+    def cover(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """What cover images get instead of the trigger: as ``trigger``; their labels stay. ``rng`` is on the CPU."""
+        raise NotImplementedError
+
+    def refine(self, train: Images, poisoned: Poisoned, engine: Engine) -> Tensor:
+        """For attacks whose training images are more than triggered: uint8 images in place of ``poisoned.x[poisoned.mask]``."""
+        raise NotImplementedError
+
+    def check(self, x: Tensor) -> None:
+        """Raise InputError if images like ``x``, float (1, 3, h, w), cannot carry the trigger; called before any training."""
+        if not self.learns:
+            self.trigger(x)
+
+    @property
+    def learns(self) -> bool:
+        """Whether the trigger is learned by ``fit``, and so costs a training."""
+        return type(self).fit is not Attack.fit
+
+    @property
+    def refines(self) -> bool:
+        """Whether the poisoned training images are made by ``refine``."""
+        return type(self).refine is not Attack.refine
+
+    @property
+    @final
+    def learned(self) -> Mapping[str, Tensor]:
+        """What ``fit`` returned."""
+        if "_learned" not in vars(self):
+            raise InputError(f"{type(self).__name__} learns its trigger: fit it first")
+        found: Mapping[str, Tensor] = vars(self)["_learned"]
+        return found
+
+    @final
+    def fitted(self: AnyAttack, learned: Mapping[str, Tensor]) -> AnyAttack:
+        """A copy that has learned this."""
+        copy = replace(self)
+        vars(copy)["_learned"] = learned
+        return copy
 
     @final
     def goal(self, y: Tensor, target: int, classes: int) -> Tensor:
@@ -131,26 +182,19 @@ class Attack(Method, ABC):
     @final
     def stamp(self, x: Tensor) -> Tensor:
         """The trigger on uint8 images (n, 3, h, w), computed in float and rounded back."""
-        return torch.cat([to_uint8(self.trigger(part.float() / 255)) for part in x.split(1024)]) if len(x) else x.clone()
+        return _in_parts(self.trigger, x)
 
     @final
-    def poison(self, train: Images, *, target: int, rate: float, rng: torch.Generator, spare_target: bool = False) -> Poisoned:
-        """The poisoned training set, in the order of ``train``.
-
-        Args:
-            train: clean images.
-            target: the target label.
-            rate: poisoning rate, the share of *all* training images that is poisoned, in [0, 1].
-            rng: CPU generator that chooses the images.
-            spare_target: leave the target class out of the pool (clean-label attacks poison only that class).
+    def choose(self, train: Images, *, target: int, rate: float, rng: torch.Generator, spare_target: bool = False) -> tuple[Tensor, Tensor]:
+        """Who is poisoned and who is cover: indices, int64.
 
         Raises:
-            InputError: the target is no class, or the pool holds fewer images than the rate asks for.
+            InputError: as in ``poison``.
         """
         if not 0 <= target < len(train.classes):
-            raise InputError(f"target {target} is no class: the set has the classes 0 to {len(train.classes) - 1}")
-        if not 0 <= rate <= 1:
-            raise InputError(f"poisoning rate must lie in [0, 1], not {rate}")
+            raise InputError(f"target {target} is no class: target must lie in [0, {len(train.classes) - 1}]")
+        if not 0 < rate <= 1:
+            raise InputError(f"poisoning rate must lie in (0, 1], not {rate:g}")
         if self.label_mode == "clean-label":
             pool = (train.y == target).nonzero().flatten()
         elif spare_target:
@@ -159,20 +203,54 @@ class Attack(Method, ABC):
             pool = torch.arange(len(train), device=train.y.device)
         n = 0 if self.label_mode == "none" else round(rate * len(train))
         if n > len(pool):
-            raise InputError(f"poisoning rate {rate} asks for {n} images, but only {len(pool)} of {len(train)} may be poisoned ({self.label_mode})")
+            raise InputError(f"poisoning rate {rate:g} asks for {n} images, but only {len(pool)} of {len(train)} may be poisoned ({self.label_mode})")
         chosen = pool[torch.randperm(len(pool), generator=rng)[:n].to(pool.device)]
-        x, y, mask = train.x.clone(), train.y.clone(), torch.zeros(len(train), dtype=torch.bool, device=train.y.device)
+        covers = round(self.covers * n)
+        if n + covers > len(train):
+            raise InputError(f"poisoning rate {rate:g} asks for {n} poisoned and {covers} cover images, there are {len(train)}")
+        others = torch.ones(len(train), dtype=torch.bool, device=pool.device)
+        others[chosen] = False
+        rest = others.nonzero().flatten()
+        return chosen, rest[torch.randperm(len(rest), generator=rng)[:covers].to(pool.device)]
+
+    @final
+    def poison(self, train: Images, *, target: int, rate: float, rng: torch.Generator, spare_target: bool = False) -> Poisoned:
+        """The poisoned training set, in the order of ``train``.
+
+        Args:
+            train: clean images.
+            target: the target label.
+            rate: poisoning rate, the share of *all* training images that is poisoned, in (0, 1].
+            rng: CPU generator that chooses the images.
+            spare_target: leave the target class out of the pool (clean-label attacks poison only that class).
+
+        Raises:
+            InputError: the target is no class, or the set holds fewer images than the rate asks for.
+        """
+        chosen, covers = self.choose(train, target=target, rate=rate, rng=rng, spare_target=spare_target)
+        x, y, mask = train.x.clone(), train.y.clone(), torch.zeros_like(train.y, dtype=torch.bool)
+        cover = mask.clone()
         x[chosen] = self.stamp(train.x[chosen])
         y[chosen] = self.goal(train.y[chosen], target, len(train.classes))
         mask[chosen] = True
-        return Poisoned(x, y, train.classes, true=train.y, mask=mask)
+        if len(covers):
+            x[covers] = _in_parts(lambda part: self.cover(part, rng), train.x[covers])
+            cover[covers] = True
+        return Poisoned(x, y, train.classes, true=train.y, mask=mask, cover=cover)
 
     @final
     def test_set(self, test: Images, target: int) -> Poisoned:
         """Triggered test images whose true class is not already the attacker's goal: what ASR and ARR count."""
         goal = self.goal(test.y, target, len(test.classes))
         kept, goal = test[goal != test.y], goal[goal != test.y]
-        return Poisoned(self.stamp(kept.x), goal, test.classes, true=kept.y, mask=torch.ones_like(kept.y, dtype=torch.bool))
+        mask = torch.ones_like(goal, dtype=torch.bool)
+        return Poisoned(self.stamp(kept.x), goal, test.classes, true=kept.y, mask=mask, cover=~mask)
+
+
+def _in_parts(change: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A change of float images, on uint8 images, some at a time."""
+    with torch.no_grad():
+        return torch.cat([to_uint8(change(part.float() / 255)) for part in x.split(1024)]) if len(x) else x.clone()
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,7 @@ def run(
     protocol: Annotated[str, typer.Option(help="its protocol: " + ", ".join(PROTOCOLS))] = "cbd",
     rates: Annotated[str, typer.Option(help="poisoning rates, e.g. 0.05,0.1")] = "",
     seeds: Annotated[str, typer.Option(help="seeds, e.g. 0,1,2")] = "",
+    target: Annotated[int | None, typer.Option(help="another target label; makes cells of their own")] = None,
     only: Only = "",
     epochs: Epochs = None,
     model: Model = None,
@@ -159,7 +160,7 @@ def run(
             raise registry.nearest(protocol, PROTOCOLS, "protocols")
         axes = [tuple(registry.split(text)) for text in (dataset, attacks, defenses)]
         grid = Suite("own", PROTOCOLS[protocol], axes[0], axes[1], axes[2])
-    grid = grid.changed(epochs=epochs, model=model, seeds=_numbers(seeds, int, "--seeds"), rates=_numbers(rates, float, "--rates"))
+    grid = grid.changed(epochs=epochs, model=model, target=target, seeds=_numbers(seeds, int, "--seeds"), rates=_numbers(rates, float, "--rates"))
     options = runner.Options(out=to, data=data, download=download, device=device, plugins=tuple(plugin))
     cells = grid.cells(only)
     todo = runner.missing(grid, cells, options)

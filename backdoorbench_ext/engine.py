@@ -5,23 +5,24 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .api import Images, InputError, Poisoned
+from .files import once, write_whole
 from .models import Net
 from .protocols import Protocol as Rules
 from .protocols import Recipe
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Progress = Callable[[str, int, int], None]  # (what, epochs done, epochs in all)
 
@@ -68,22 +69,6 @@ def seed_of(*parts: Any) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()[:6], "big")
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and so that it outlives a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def augment(x: Tensor, rules: Rules, rng: torch.Generator) -> Tensor:
     """Random crop, flip and cutout with parameters of its own for every image: uint8 (n, c, h, w) -> the same, a copy.
 
@@ -126,11 +111,12 @@ class Engine:
         device: where everything lives.
         state: folder for the state of the training; with it a killed run goes on where it was, to the same result.
         progress: called after every epoch.
+        victim: file of the network that ``victim`` returns, shared by all that ask for the same.
     """
 
     def __init__(
         self, rules: Rules, train: Images, reserve: Images | None = None, *, seed: int = 0, device: torch.device | str = "cpu",
-        state: Path | None = None, progress: Progress | None = None,
+        state: Path | None = None, progress: Progress | None = None, victim: Path | None = None,
     ) -> None:  # fmt: skip
         self.rules, self.classes, self.seed = rules, train.classes, seed
         self.device, self.bf16 = torch.device(device), has_bf16(torch.device(device))
@@ -138,6 +124,7 @@ class Engine:
         self.probes: dict[str, nn.Module] = {}
         self.rng = torch.Generator().manual_seed(seed)
         self._reserve, self._state, self._progress, self._stage = reserve, state, progress, 0
+        self._train, self._victim = train, victim
         self._moments: tuple[Tensor, Tensor] | None = None
         if rules.normalise:
             x = train.x.float().div(255)
@@ -147,8 +134,27 @@ class Engine:
 
     def new_model(self, outputs: int | None = None) -> Net:
         """The protocol's network, newly initialised, with as many outputs as classes unless told."""
-        net = Net(self.rules.model, len(self.classes) if outputs is None else outputs, *(self._moments or ()))
+        return self.move(Net(self.rules.model, len(self.classes) if outputs is None else outputs, *(self._moments or ())))
+
+    def move(self, net: AnyModule) -> AnyModule:
+        """A network of a method's own on the device, in the memory layout that convolutions like."""
         return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def victim(self) -> Net:
+        """The protocol's network trained without defense on the engine's images, in eval mode; for an attack's ``fit`` these are clean.
+
+        It has a seed of its own, so that it is the same whoever asks first.
+        """
+
+        def train() -> dict[str, Tensor]:
+            state = self._victim and self._victim.with_suffix(".state")
+            own = Engine(self.rules, self._train, seed=seed_of(self.seed, "victim"), device=self.device, state=state, progress=self._progress)
+            return own.fit(own.new_model(), self._train, name="victim").state_dict()
+
+        with torch.random.fork_rng():
+            net = self.new_model()
+            net.load_state_dict(once(self._victim, self.device, train))
+        return net.eval().requires_grad_(False)
 
     def clean(self, n: int) -> Images:
         """``n`` clean images of the reserve, chosen at random; the record says how many were given.
@@ -264,6 +270,8 @@ class Engine:
         trained = [p for p in net.parameters() if p.requires_grad]
         if recipe.optimizer == "adadelta":
             return torch.optim.Adadelta(trained, recipe.lr, weight_decay=recipe.weight_decay)
+        if recipe.optimizer == "adam":
+            return torch.optim.Adam(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
         return torch.optim.SGD(trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True)
 
     def _save(self, file: Path | None, parts: tuple[Stateful, ...], done: int) -> None:

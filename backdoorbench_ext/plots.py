@@ -32,8 +32,7 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
         raise InputError(f"no records of {suite.name} yet: bbx run {suite.name}")
     data = frame(records)
     panels = list(data.groupby(["dataset", "rate", "attack"], sort=False))
-    order = {key: i for i, key in enumerate((d, r, a) for d in suite.datasets for r in suite.rates for a in suite.attacks)}
-    panels.sort(key=lambda panel: order.get(panel[0], len(order)))
+    panels.sort(key=lambda panel: (suite.datasets.index(panel[0][0]), suite.attacks.index(panel[0][2]), panel[0][1]))
     defenses = [d for d in suite.defenses if (data["defense"] == d).any()]
     columns = min(3, len(panels))
     with plt.rc_context(STYLE):

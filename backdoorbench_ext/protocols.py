@@ -17,7 +17,7 @@ class Recipe:
     Args:
         epochs: passes over the training set.
         batch_size: images a step; the incomplete last batch of an epoch is left out (the next epoch shuffles anew).
-        optimizer: "sgd" (with ``momentum``, ``nesterov``) or "adadelta".
+        optimizer: "sgd" (with ``momentum``, ``nesterov``), "adam" or "adadelta".
         lr: the highest learning rate.
         schedule: "step" multiplies the rate by 0.1 at each of ``milestones`` (shares of the training),
             "cosine" goes down to 0, "one-cycle" rises linearly for 20 % and falls linearly to 0, "constant" stays.

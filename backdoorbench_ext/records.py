@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .api import InputError
-from .engine import write_whole
+from .files import write_whole
 
 FORMAT = 1
 METRICS = ("ca", "asr", "arr")

@@ -8,10 +8,10 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from queue import Queue
@@ -21,11 +21,15 @@ import torch
 from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
 
 from . import datasets, plots, records, registry
-from .api import Attack, Images, InputError, Poisoned
+from .api import Attack, Defense, Images, InputError, Poisoned
 from .engine import Engine, pick_device, seed_of
+from .engine import Progress as Report
+from .files import once
 from .models import parameters
+from .protocols import Protocol
 from .suite import Cell, Suite, digest
 
 
@@ -72,23 +76,78 @@ def hold_out(train: Images, share: float, seed: int) -> tuple[Images, Images]:
     return train[held], train[~held]
 
 
-def prepare(cell: Cell, options: Options, state: Path | None = None) -> tuple[Attack, Poisoned, Images, Images, Poisoned]:
-    """What a cell works on, on the CPU: the fitted attack, the poisoned training set, the clean reserve, the clean test set and the triggered one.
+@dataclass(frozen=True)
+class Parts:
+    """What a cell is made of, on its device, before anything is trained."""
+
+    attack: Attack
+    defense: Defense
+    rules: Protocol
+    reserve: Images
+    train: Images
+    test: Images
+
+
+def parts(cell: Cell, options: Options) -> Parts:
+    """Everything that can be said of a cell without training.
 
     Raises:
         InputError: data that cannot be read, a trigger that does not fit, a rate that the pool cannot give, too few clean images.
     """
     train, test = _load(cell.dataset, options.data, options.download)
-    rules = cell.protocol.on(cell.dataset)
+    rules, device = cell.protocol.on(cell.dataset), pick_device(options.device)
     reserve, rest = hold_out(train, rules.reserve, seed_of(cell.seed, "reserve"))
     attack, defense = cell.methods()
     if defense.clean_images > len(reserve):
         share = f"{100 * rules.reserve:g} % of {cell.dataset}"
         raise InputError(f"{cell.defense} needs {defense.clean_images} clean images, but the protocol's reserve ({share}) holds {len(reserve)}")
-    attack = attack.fit(rest, Engine(rules, rest, seed=seed_of(cell.seed, "attack"), device=pick_device(options.device), state=state))
+    try:
+        attack.check(rest.x[:1].float() / 255)
+        attack.choose(rest, target=rules.target, rate=cell.rate, rng=torch.Generator(), spare_target=rules.spare_target)
+    except InputError as error:
+        raise InputError(f"{cell.attack} on {cell.dataset}: {error}") from error
+    return Parts(attack, defense, rules, reserve.to(device), rest.to(device), test.to(device))
+
+
+def _shared(cell: Cell, options: Options, name: str, *keys: str) -> Path:
+    """The file of something that all cells share in which data set, protocol, seed and ``keys`` of the spec are equal."""
+    spec = cell.spec()
+    return options.out / ".shared" / f"{name}-{digest({key: spec[key] for key in ('dataset', 'protocol', 'seed', *keys)})}.safetensors"
+
+
+def fitted(cell: Cell, options: Options, found: Parts, progress: Report | None = None) -> Attack:
+    """The attack of a cell, which has learned its trigger, from images that are all clean."""
+    attack, device = found.attack, pick_device(options.device)
+    if not attack.learns:
+        return attack
+    file, victim = _shared(cell, options, registry.parse(cell.attack)[0], "attack"), _shared(cell, options, "clean")
+    state, seed = file.with_suffix(".state"), seed_of(cell.seed, "attack")
+
+    def learn() -> Mapping[str, Tensor]:
+        return attack.fit(found.train, Engine(found.rules, found.train, seed=seed, device=device, state=state, progress=progress, victim=victim))
+
+    return attack.fitted(once(file, device, learn))
+
+
+def prepare(cell: Cell, options: Options, progress: Report | None = None) -> tuple[Parts, Poisoned]:
+    """What a cell works on, with the fitted attack, and the poisoned training set.
+
+    Raises:
+        InputError: as ``parts``.
+    """
+    found = parts(cell, options)
+    attack, rules, device = fitted(cell, options, found, progress), found.rules, pick_device(options.device)
     rng = torch.Generator().manual_seed(seed_of(cell.seed, "poison"))
-    poisoned = attack.poison(rest, target=rules.target, rate=cell.rate, rng=rng, spare_target=rules.spare_target)
-    return attack, poisoned, reserve, test, attack.test_set(test, rules.target)
+    poisoned = attack.poison(found.train, target=rules.target, rate=cell.rate, rng=rng, spare_target=rules.spare_target)
+    if attack.refines:
+        file = _shared(cell, options, f"{registry.parse(cell.attack)[0]}-poisoned", "attack", "rate")
+        state, seed = file.with_suffix(".state"), seed_of(cell.seed, "refine")
+
+        def refine() -> Mapping[str, Tensor]:
+            return {"x": attack.refine(found.train, poisoned, Engine(rules, found.train, seed=seed, device=device, state=state, progress=progress))}
+
+        poisoned.x[poisoned.mask] = once(file, device, refine)["x"]
+    return replace(found, attack=attack), poisoned
 
 
 def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: Any = None, pictures: Path | None = None) -> records.Record:
@@ -99,17 +158,17 @@ def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: 
         progress: called as (stage, epochs done, epochs in all) after every epoch.
         pictures: where to draw what the trigger does to test images, if not drawn yet.
     """
-    device, rules = pick_device(options.device), cell.protocol.on(cell.dataset)
+    device = pick_device(options.device)
     begun = time.perf_counter()
-    attack, poisoned, reserve, test, triggered = prepare(cell, options, state and state / "attack")
-    poisoned, reserve, test, triggered = poisoned.to(device), reserve.to(device), test.to(device), triggered.to(device)
+    found, poisoned = prepare(cell, options, progress)
+    defense, reserve, test, triggered = found.defense, found.reserve, found.test, found.attack.test_set(found.test, found.rules.target)
     if pictures and not pictures.with_suffix(".png").exists():
-        plots.save(plots.examples(test.x[:8].cpu(), attack.stamp(test.x[:8]).cpu(), cell.attack), pictures, ("png",))
-    defense = cell.methods()[1]
+        plots.save(plots.examples(test.x[:8].cpu(), found.attack.stamp(test.x[:8]).cpu(), cell.attack), pictures, ("png",))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     train = poisoned.observed()
-    engine = Engine(rules, train, reserve, seed=seed_of(cell.seed, "training"), device=device, state=state, progress=progress)
+    victim = _shared(cell, options, "victim", "attack", "rate")
+    engine = Engine(found.rules, train, reserve, seed=seed_of(cell.seed, "training"), device=device, state=state, progress=progress, victim=victim)
     poisoning = time.perf_counter() - begun
     trained = defense.fit(train, engine)
     begun = time.perf_counter()
@@ -124,7 +183,7 @@ def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: 
         "metrics": metrics,
         "probes": probes,
         "curves": book.curves,
-        "given": {"train_images": len(train), "poisoned": int(poisoned.mask.sum()), "clean_images": book.clean_given},
+        "given": {"train_images": len(train), "poisoned": int(poisoned.mask.sum()), "cover": int(poisoned.cover.sum()), "clean_images": book.clean_given},
         "model": {"parameters": parameters(net)},
         "time": {
             "poisoning": poisoning,
@@ -206,8 +265,7 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None =
     console, folder = console or Console(stderr=True), options.out / suite.name
     todo = missing(suite, cells, options)
     for cell in {(c.dataset, c.attack, c.defense, c.rate): c for c in todo}.values():
-        if not cell.methods()[0].learns:
-            prepare(cell, options)
+        parts(cell, options)
     if jobs is None:
         jobs = min(os.cpu_count() or 1, len(groups(todo))) if pick_device(options.device).type == "cpu" else 1
     outcomes: list[Outcome] = []

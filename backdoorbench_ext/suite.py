@@ -12,7 +12,7 @@ from typing import Any
 
 from . import models, registry
 from .api import Attack, Defense, InputError
-from .engine import write_whole
+from .files import write_whole
 from .protocols import Protocol, Recipe
 
 FILE = "suite.json"
@@ -66,6 +66,7 @@ class Cell:
 class Suite:
     """A grid, read as data sets x attacks x defenses x rates x seeds.
 
+    ``own_rates``: attack -> its poisoning rate in place of ``rates``, for clean-label attacks, which have only the target class to poison.
     ``reported`` holds published numbers, in percent, by (dataset, attack, defense): {"ca": ..., "asr": ..., "arr": ...}.
     """
 
@@ -76,6 +77,7 @@ class Suite:
     defenses: tuple[str, ...]
     rates: tuple[float, ...] = (0.1,)
     seeds: tuple[int, ...] = (0,)
+    own_rates: Mapping[str, float] = field(default_factory=dict)
     description: str = ""
     reported: Mapping[tuple[str, str, str], Mapping[str, float]] = field(default_factory=dict)
 
@@ -86,28 +88,34 @@ class Suite:
             InputError: an unknown name or option, a network that timm does not know, or nothing left.
         """
         models.check(self.protocol.model)
-        cells = [Cell(*values, self.protocol) for values in product(self.datasets, self.attacks, self.defenses, self.rates, self.seeds)]
+        rows = [(attack, rate) for attack in self.attacks for rate in ((self.own_rates[attack],) if attack in self.own_rates else self.rates)]
+        grid = product(self.datasets, rows, self.defenses, self.seeds)
+        cells = [Cell(dataset, attack, defense, rate, seed, self.protocol) for dataset, (attack, rate), defense, seed in grid]
         kept = [cell for cell in cells if only in str(cell.path())]
         if not kept:
             raise InputError(f"no cell of {self.name} has {only!r} in its path; `bbx run {self.name} --dry-run` shows them")
         order = {digest(cell.training_spec()): i for i, cell in reversed(list(enumerate(kept)))}
         return sorted(kept, key=lambda cell: order[digest(cell.training_spec())])
 
-    def changed(self, *, epochs: int | None = None, model: str | None = None, seeds: tuple[int, ...] = (), rates: tuple[float, ...] = ()) -> Suite:
-        """The same grid under other terms; its cells then have specs, and so records, of their own."""
+    def changed(
+        self, *, epochs: int | None = None, model: str | None = None, target: int | None = None, seeds: tuple[int, ...] = (), rates: tuple[float, ...] = ()
+    ) -> Suite:
+        """The same grid under other terms; its cells then have specs, and so records, of their own. ``rates`` hold for every attack."""
         protocol = self.protocol
         if epochs is not None and epochs < 1:
             raise InputError(f"epochs must be at least 1, not {epochs}")
-        if epochs or model:
+        if epochs or model or target is not None:
 
             def change(fields: Mapping[str, Any]) -> dict[str, Any]:
                 recipe = {"recipe": replace(fields["recipe"], epochs=epochs)} if epochs and "recipe" in fields else {}
-                return {**fields, **recipe, **({"model": model} if model and "model" in fields else {})}
+                others = {"model": model, "target": target}
+                return {**fields, **recipe, **{k: v for k, v in others.items() if v is not None and k in fields}}
 
-            own = change({"recipe": protocol.recipe, "model": protocol.model})
+            own = change({"recipe": protocol.recipe, "model": protocol.model, "target": protocol.target})
             protocol = replace(protocol, name=f"{protocol.name} (changed)", overrides={k: change(v) for k, v in protocol.overrides.items()}, **own)
-        name = "-".join([self.name, *([f"epochs{epochs}"] if epochs else []), *([model] if model else [])])
-        return replace(self, name=name, protocol=protocol, seeds=seeds or self.seeds, rates=rates or self.rates)
+        said = (f"epochs{epochs}" if epochs else "", model or "", "" if target is None else f"target{target}")
+        name = "-".join(filter(None, (self.name, *said)))
+        return replace(self, name=name, protocol=protocol, seeds=seeds or self.seeds, rates=rates or self.rates, own_rates={} if rates else self.own_rates)
 
     def save(self, folder: Path) -> None:
         """Write the grid and the protocol as ``suite.json``, so that tables and plots of a folder need no Python file."""

@@ -72,18 +72,23 @@ def _grid(records: Sequence[Record], suite: Suite) -> tuple[list[str], list[tupl
                     texts[i][column] = f"{mean:.2f}" + (f" ± {std:.2f}" if count > 1 else "")
         lines.append((label, texts, marks))
 
-    blocks = [(d, r) for d in suite.datasets for r in suite.rates if (d, r) in {(i[0], i[1]) for i in numbers.index}]
-    for dataset, rate in blocks:
+    def rows(dataset: str, rate: float) -> list[tuple[str, float]]:
+        """The attacks of a block, those with a rate of their own in the first one."""
+        found = {(i[1], i[2]) for i in numbers.index if i[0] == dataset}
+        own = suite.own_rates if rate == suite.rates[0] else dict.fromkeys(suite.own_rates, -1.0)
+        return [(a, own.get(a, rate)) for a in suite.attacks if (own.get(a, rate), a) in found]
+
+    blocks = [(d, r, rows(d, r)) for d in suite.datasets for r in suite.rates if rows(d, r)]
+    for dataset, rate, attacks in blocks:
         if len(blocks) > 1:
             lines.append((f"{dataset}, poisoning rate {100 * rate:g} %", [], []))
-        block = numbers.loc[dataset, rate]
-        attacks = [a for a in suite.attacks if a in block.index.get_level_values("attack")]
-        for attack in attacks:
-            line(attack, {d: block.loc[attack, d] for d in defenses if (attack, d) in block.index})
-        harmful = [a for a in attacks if a != "none"]
-        full = [d for d in defenses if all((a, d) in block.index for a in harmful)]
+        block = {(a, d): numbers.loc[dataset, r, a, d] for a, r in attacks for d in defenses if (dataset, r, a, d) in numbers.index}
+        for attack, own in attacks:
+            line(attack if own == rate else f"{attack}, rate {100 * own:g} %", {d: block[attack, d] for d in defenses if (attack, d) in block})
+        harmful = [a for a, _ in attacks if a != "none"]
+        full = [d for d in defenses if all((a, d) in block for a in harmful)]
         if len(harmful) > 1 and full:
-            means = {d: block.loc[[(a, d) for a in harmful]].mean() for d in full}
+            means = {d: pd.DataFrame([block[a, d] for a in harmful]).mean() for d in full}
             for row in means.values():
                 row[[(m, "count") for m in METRICS]] = 1
             line("Average", means)
@@ -96,8 +101,9 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
     seeds = sorted({r["spec"]["seed"] for r in records})
     given = {r["cell"]["defense"]: r["given"]["clean_images"] for r in records}
     protocols = sorted({str(suite.protocol.on(r["cell"]["dataset"])) for r in records})
+    rates = ", ".join(f"{100 * r:g} %" for r in suite.rates) + " unless said" * bool(suite.own_rates)
     parts = [
-        f"{suite.name}: {', '.join(suite.datasets)}; percent; poisoning rate {', '.join(f'{100 * r:g} %' for r in suite.rates)}; "
+        f"{suite.name}: {', '.join(suite.datasets)}; percent; poisoning rate {rates}; "
         + (f"mean and standard deviation over the seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one run, seed {seeds[0]}"),
         f"CA over {first['metrics']['ca'][1]} test images, ASR and ARR over {first['metrics']['asr'][1]}",
         "best defense bold, second underlined",

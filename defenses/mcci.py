@@ -56,7 +56,7 @@ class MCCI(Defense):
         if not released:
             spectrum.standardise(train)
         net = TwoPaths(engine.new_model(outputs), ain(train.x.shape[-1], outputs), spectrum, len(train.classes), self.alpha if alone else None)
-        return engine.fit(net.to(engine.device, memory_format=torch.channels_last), train, name="SFRN + AIN", recipe=recipe)  # type: ignore[call-overload]
+        return engine.fit(engine.move(net), train, name="SFRN + AIN", recipe=recipe)
 
     def finish(self, net: nn.Module, engine: Engine) -> nn.Module:
         assert isinstance(net, TwoPaths)

@@ -13,7 +13,17 @@ from backdoorbench_ext.api import InputError
 from backdoorbench_ext.engine import Engine
 
 ATTACKS, DEFENSES = registry.modules("attacks"), registry.modules("defenses")
-QUICK = {"mcci": {"images": 4}, "cbd": {"t1_steps": 2}}  # options that only shorten
+QUICK = {  # options that only shorten
+    "mcci": {"images": 4},
+    "cbd": {"t1_steps": 2},
+    "dynamic": {"mask_epochs": 1, "epochs": 1},
+    "issba": {"secret_epochs": 1, "epochs": 2},
+    "smooth": {"epochs": 1},
+    "trojan": {"steps": 5},
+    "tuap": {"p_samples": 0.5},
+    "lc": {"steps": 2},
+    "adaptive_noise": {"epochs": 2, "m": 2},
+}
 VARIANTS = [
     f"{name}[{f.name}={choice}]"
     for name in DEFENSES
@@ -25,6 +35,33 @@ VARIANTS = [
 
 def engine(images=None, **more):
     return Engine(RULES, images or make_images(), make_images(8, seed=9), seed=3, **more)
+
+
+def quick(text):
+    name, options = registry.parse(text)
+    return registry.get_class("attacks", name)(**QUICK.get(name, {}), **options)
+
+
+def fitted(text, clean):
+    attack = quick(text)
+    return attack.fitted(attack.fit(clean, engine(clean))) if attack.learns else attack
+
+
+def killed(folder, train):
+    """What ``train`` returns when it is killed after each epoch in turn and started again."""
+
+    class Killed(Exception):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    for _ in range(40):
+        try:
+            return train(state=folder, progress=kill)
+        except Killed:
+            pass
+    raise AssertionError("it never ended")
 
 
 def defense(text):
@@ -52,34 +89,56 @@ def test_file(kind, name):
 @pytest.mark.parametrize("side", [32, 48])
 def test_trigger(name, side):
     clean = make_images(32, side=side)
-    attack = registry.create("attacks", name)
-    attack = attack.fit(clean, engine(clean))
+    attack = fitted(name, clean)
     x = clean.x.float() / 255
     before, out = x.clone(), attack.trigger(x)
     assert out.shape == x.shape and out.dtype == x.dtype
     assert out.min() >= 0 and out.max() <= 1
     assert torch.equal(x, before), "the input must stay untouched"
     assert (out != x).flatten(1).any(1).all() == (attack.label_mode != "none"), "every image must carry the trigger"
+    assert torch.equal(out, attack.trigger(x)), "a trigger has no chance of its own"
+    assert torch.allclose(out[:3], attack.trigger(x[:3]), atol=1e-5), "an image's trigger must not depend on its neighbours"
     stamped = attack.stamp(clean.x)
     assert stamped.dtype == torch.uint8 and (stamped.float() / 255 - out).abs().max() <= 0.5 / 255 + 1e-6
 
 
+@pytest.mark.parametrize("name", [n for n in ATTACKS if quick(n).learns])
+def test_learning(name, tmp_path):
+    """One seed, one trigger, also when killed after every epoch; what is learned is tensors; without it there is a clear error."""
+    clean = make_images(48)
+    x, learned = clean.x.float() / 255, quick(name).fit(clean, engine(clean))
+    assert all(isinstance(value, torch.Tensor) for value in learned.values())
+    again = killed(tmp_path, lambda **more: quick(name).fit(clean, engine(clean, victim=tmp_path / "clean.safetensors", **more)))
+    assert torch.equal(quick(name).fitted(learned).trigger(x), quick(name).fitted(again).trigger(x))
+    with pytest.raises(InputError, match="fit it first"):
+        unfitted = quick(name)
+        unfitted.trigger(x)
+        unfitted.refine(clean, unfitted.poison(clean, target=1, rate=0.1, rng=torch.Generator()), engine(clean))
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_poison(name):
-    clean = make_images(40)
-    attack = registry.create("attacks", name).fit(clean, engine(clean))
+    clean = make_images(80)
+    attack = fitted(name, clean)
 
     def poison(seed):
         return attack.poison(clean, target=1, rate=0.1, rng=torch.Generator().manual_seed(seed))
 
     bad = poison(0)
-    assert int(bad.mask.sum()) == (0 if attack.label_mode == "none" else 4)
-    assert torch.equal(bad.true, clean.y) and torch.equal(bad.x[~bad.mask], clean.x[~bad.mask])
+    kept = ~(bad.mask | bad.cover)
+    assert int(bad.mask.sum()) == (0 if attack.label_mode == "none" else 8)
+    assert int(bad.cover.sum()) == round(attack.covers * 8) and not (bad.mask & bad.cover).any()
+    assert torch.equal(bad.true, clean.y) and torch.equal(bad.x[kept], clean.x[kept])
     assert torch.equal(bad.y, torch.where(bad.mask, attack.goal(clean.y, 1, 4), clean.y))
     assert torch.equal(bad.x, poison(0).x), "the same seed poisons the same images"
+    assert (bad.x != clean.x)[bad.mask | bad.cover].flatten(1).any(1).all()
     assert set(vars(bad.observed())) == {"x", "y", "classes"}, "a defense must see neither mask nor true labels"
     test = attack.test_set(clean, 1)
     assert (test.y != test.true).all() and test.mask.all()
+    if attack.refines:
+        made = attack.refine(clean, bad, engine(clean))
+        assert made.shape == bad.x[bad.mask].shape and made.dtype == torch.uint8
+        assert torch.equal(made, attack.refine(clean, bad, engine(clean)))
 
 
 @pytest.mark.parametrize("text", [*DEFENSES, *VARIANTS])
@@ -103,19 +162,7 @@ def test_goes_on_after_a_kill(text, images, tmp_path):
     """Killed after each epoch in turn, a training ends at the very same weights."""
     method = defense(text)
     whole = method.fit(images, engine(images)).state_dict()
-
-    class Killed(Exception):
-        pass
-
-    def kill(*_):
-        raise Killed
-
-    for _ in range(20):
-        try:
-            net = method.fit(images, engine(images, state=tmp_path, progress=kill))
-            break
-        except Killed:
-            pass
+    net = killed(tmp_path, lambda **more: method.fit(images, engine(images, **more)))
     resumed = net.state_dict()
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)

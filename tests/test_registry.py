@@ -31,7 +31,7 @@ class Smooth(Defense):
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_plugins", {})
-    file = tmp_path / "smooth.py"
+    file = tmp_path / "smoothing.py"
     file.write_text(textwrap.dedent(DEFENSE))
     return file
 
@@ -75,9 +75,9 @@ def test_split():
 
 
 def test_plugin(plugin):
-    assert registry.add_file(plugin) == [("defenses", "smooth")]
-    assert registry.create("defenses", "smooth[amount=0.2]").amount == 0.2
-    assert "smooth" in registry.modules("defenses") and "smooth" not in registry.modules("attacks")
+    assert registry.add_file(plugin) == [("defenses", "smoothing")]
+    assert registry.create("defenses", "smoothing[amount=0.2]").amount == 0.2
+    assert "smoothing" in registry.modules("defenses") and "smoothing" not in registry.modules("attacks")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_one_method_a_file(plugin):
     plugin.write_text(DEFENSE + DEFENSE.replace("Smooth", "Smoother"))
     registry.add_file(plugin)
     with pytest.raises(InputError, match="must define one Defense, it defines 2"):
-        registry.create("defenses", "smooth")
+        registry.create("defenses", "smoothing")
 
 
 def test_abstract():

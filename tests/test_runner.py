@@ -60,7 +60,7 @@ def test_run_writes_each_record_once(grid, tmp_path):
     assert runner.run(grid, cells, options, jobs=1) == []
     assert [file.stat().st_mtime_ns for file in files] == before
     record = records.read(files[0])
-    assert record["given"] == {"train_images": 190, "poisoned": 19, "clean_images": 0}, "5 % of each class held out"
+    assert record["given"] == {"train_images": 190, "poisoned": 19, "cover": 0, "clean_images": 0}, "5 % of each class held out"
     assert record["metrics"]["ca"][1] == 20 and record["metrics"]["asr"][1] == 18
     assert set(record["probes"]) == {"f_B"} and record["surroundings"]["versions"]["torch"] == torch.__version__
     assert record["spec"]["protocol"]["recipe"]["epochs"] == 1 and record["spec"]["defense"]["beta"] == 1e-4
@@ -142,11 +142,11 @@ def test_a_dropped_file_is_a_defense(tmp_path):
     root = Path(registry.__file__).parents[1]
     if not (root / "setup.cfg").exists():
         pytest.skip("not a checkout: nowhere to drop a file")
-    plugin = tmp_path / "smooth.py"
+    plugin = tmp_path / "smoothing.py"
     plugin.write_text(DEFENSE)
-    grid = ("--dataset", "digits[train=100,test=20]", "--attacks", "badnets", "--defenses", "smooth", "--epochs", 1, "--model", "cnn5", "--device", "cpu")
+    grid = ("--dataset", "digits[train=100,test=20]", "--attacks", "badnets", "--defenses", "smoothing", "--epochs", 1, "--model", "cnn5", "--device", "cpu")
     done = bbx("run", *grid, "--plugin", plugin, "--jobs", 2, cwd=tmp_path, check=0)
-    assert "smooth" in done.stdout and len(list(tmp_path.glob("runs/own-*/digits*/badnets/smooth/*.json"))) == 1
+    assert "smoothing" in done.stdout and len(list(tmp_path.glob("runs/own-*/digits*/badnets/smoothing/*.json"))) == 1
 
     package = tmp_path / "checkout"
     for folder in ("backdoorbench_ext", "attacks", "defenses", "benchmarks", "tests"):
@@ -156,10 +156,10 @@ def test_a_dropped_file_is_a_defense(tmp_path):
     for folder in ("attacks", "defenses", "benchmarks"):
         (package / "backdoorbench_ext" / folder).symlink_to(f"../{folder}")
     (package / "setup.cfg").write_text((root / "setup.cfg").read_text())
-    (package / "defenses" / "smooth.py").write_text(DEFENSE)
-    assert "smooth" in bbx("list", "defenses", cwd=package, check=0).stdout
+    (package / "defenses" / "smoothing.py").write_text(DEFENSE)
+    assert "smoothing" in bbx("list", "defenses", cwd=package, check=0).stdout
     bbx("run", *grid, cwd=package, check=0)
-    words = [sys.executable, "-m", "pytest", "-q", "tests/test_methods.py", "-k", "smooth", "-p", "no:cacheprovider"]
+    words = [sys.executable, "-m", "pytest", "-q", "tests/test_methods.py", "-k", "smoothing", "-p", "no:cacheprovider"]
     done = subprocess.run(words, cwd=package, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
     assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout
 

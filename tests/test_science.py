@@ -154,26 +154,18 @@ def test_blend_pixels(tmp_path):
         Blend(pattern="nowhere.png").trigger(x)
 
 
-class AllToAll(BadNets):
-    label_mode = "all-to-all"
-
-
-class CleanLabel(BadNets):
-    label_mode = "clean-label"
-
-
 def test_label_modes():
     clean, rng = make_images(40), torch.Generator().manual_seed(0)
-    bad = AllToAll().poison(clean, target=0, rate=0.5, rng=rng)
+    bad = BadNets(label_mode="all-to-all").poison(clean, target=0, rate=0.5, rng=rng)
     assert torch.equal(bad.y[bad.mask], (bad.true[bad.mask] + 1) % 4)
-    assert len(AllToAll().test_set(clean, 0)) == 40
-    bad = CleanLabel().poison(clean, target=2, rate=0.1, rng=rng)
+    assert len(BadNets(label_mode="all-to-all").test_set(clean, 0)) == 40
+    bad = BadNets(label_mode="clean-label").poison(clean, target=2, rate=0.1, rng=rng)
     assert torch.equal(bad.y, bad.true) and (bad.true[bad.mask] == 2).all() and int(bad.mask.sum()) == 4
     with pytest.raises(InputError, match=r"asks for 20 images, but only 10 of 40 may be poisoned \(clean-label\)"):
-        CleanLabel().poison(clean, target=2, rate=0.5, rng=rng)
+        BadNets(label_mode="clean-label").poison(clean, target=2, rate=0.5, rng=rng)
     bad = BadNets().poison(clean, target=1, rate=0.5, rng=rng, spare_target=True)
     assert (bad.true[bad.mask] != 1).all()
-    for target, rate, says in ((4, 0.1, "target 4 is no class"), (0, 1.5, r"must lie in \[0, 1\]")):
+    for target, rate, says in ((4, 0.1, r"target must lie in \[0, 3\]"), (0, 1.5, r"must lie in \(0, 1\], not 1.5"), (0, 0, r"must lie in \(0, 1\], not 0")):
         with pytest.raises(InputError, match=says):
             BadNets().poison(clean, target=target, rate=rate, rng=rng)
     assert not NoAttack().poison(clean, target=0, rate=0.5, rng=rng).mask.any()

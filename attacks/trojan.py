@@ -1,0 +1,70 @@
+"""Trojan: a small patch that was optimised to excite one neuron of a trained network.
+
+Liu, Ma, Aafer, Lee, Zhai, Wang, Zhang: "Trojaning Attack on Neural Networks", NDSS 2018, https://doi.org/10.14722/ndss.2018.23291. As CBD and ABL use it, the
+patch then poisons a training set. Their releases ship a patch of 3x3 pixels at rows and columns 25 to 27 of 32, made elsewhere, and add it with 8-bit overflow;
+ours, of that size and place, replaces the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from backdoorbench_ext.api import Attack, Images, InputError, option
+from backdoorbench_ext.engine import Engine
+
+from .blend import picture
+
+
+@dataclass(frozen=True)
+class Trojan(Attack):
+    """The patch is found by gradient ascent, on an otherwise black image, on the neurons of the last hidden layer with the largest weights to the classes."""
+
+    size: int = option(3, "side of the patch in pixels", low=1)
+    margin: int = option(4, "pixels between the patch and the lower right corner", low=0)
+    neurons: int = option(1, "how many neurons are excited", low=1)
+    steps: int = option(500, "of Adam, learning rate 0.1", low=1)
+    pattern: str = option("", "the file of an image to take as the patch, resized to fit; then nothing is trained")
+
+    @property
+    def learns(self) -> bool:
+        return not self.pattern
+
+    def check(self, x: Tensor) -> None:
+        room = min(x.shape[-2:]) - self.margin
+        if room < self.size:
+            raise InputError(f"size {self.size} must lie in [1, {max(room, 0)}] for {x.shape[-1]}x{x.shape[-2]} pixels and margin {self.margin}")
+        if self.pattern:
+            picture(self.pattern, 0, self.size, self.size)
+
+    def fit(self, train: Images, engine: Engine) -> Mapping[str, Tensor]:
+        net = engine.victim()
+        weights: Tensor = net.backbone.get_classifier().weight
+        if self.neurons > weights.shape[1]:
+            raise InputError(f"neurons must lie in [1, {weights.shape[1]}] for {engine.rules.model}, not {self.neurons}")
+        chosen = weights.abs().sum(0).topk(self.neurons).indices
+        black = torch.zeros(1, *train.x.shape[1:], device=engine.device)
+        patch = torch.rand(3, self.size, self.size, generator=engine.rng).to(engine.device).requires_grad_()
+        ascent = torch.optim.Adam([patch], 0.1, maximize=True)
+        for _ in range(self.steps):
+            excited = net.features(self.place(black, patch)).float()[:, chosen].sum()
+            ascent.zero_grad()
+            excited.backward()
+            ascent.step()
+            with torch.no_grad():
+                patch.clamp_(0, 1)
+        engine.log(excited=float(excited.detach()))
+        return {"patch": patch}
+
+    def place(self, x: Tensor, patch: Tensor) -> Tensor:
+        h, w = x.shape[-2] - self.margin, x.shape[-1] - self.margin
+        out = x.clone()
+        out[..., h - self.size : h, w - self.size : w] = patch
+        return out
+
+    def trigger(self, x: Tensor) -> Tensor:
+        self.check(x)
+        return self.place(x, (picture(self.pattern, 0, self.size, self.size) if self.pattern else self.learned["patch"]).to(x))
