@@ -198,7 +198,7 @@ def _grid(name: str, to: Path, plugin: list[Path]) -> tuple[Suite, Path]:
     for file in plugin:
         registry.add_file(file)
     grid = suite.load(name)
-    return grid, Path(name) if Path(name).is_dir() else to / grid.name
+    return grid, Path(name) if suite.is_results(name) else to / grid.name
 
 
 def _records(grid: Suite, folder: Path) -> list[records.Record]:

@@ -123,13 +123,18 @@ class Suite:
         write_whole(folder / FILE, (json.dumps(grid, indent=1, sort_keys=True) + "\n").encode())
 
 
+def is_results(name: str) -> bool:
+    """Whether a name means a folder of results: a benchmark of that name goes first."""
+    return name not in registry.modules("benchmarks") and Path(name).is_dir()
+
+
 def load(name: str) -> Suite:
     """The suite of a benchmark's name, of a ``.py`` file, or of a folder of results.
 
     Raises:
         InputError: no such benchmark, its file defines no ``SUITE``, or the folder holds no readable ``suite.json``.
     """
-    if Path(name).is_dir():
+    if is_results(name):
         return _read(Path(name) / FILE)
     if name.endswith(".py"):
         registry.add_file(Path(name))
