@@ -1,7 +1,7 @@
 """MCCI's adaptive attack: triggered images are low-pass filtered, so that their spectra look like clean images'.
 
 Hu et al.: "Mind Control through Causal Inference", ICLR 2025, section 5.3 and appendix N, https://openreview.net/forum?id=ho4mNiwr2n, with BadNets as the
-base. The paper names the filters but not their sizes: 3 pixels and OpenCV's default sigma are ours.
+base. The paper names the filters but not their sizes: 3 pixels, and for the Gaussian OpenCV's sigma 0.3 ((size - 1) / 2 - 1) + 0.8, are ours.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Blurred(WrappedAttack):
 
 
 def low_pass(x: Tensor, kernel: str, size: int) -> Tensor:
-    """``cv2.blur``, ``cv2.GaussianBlur`` or, for interior pixels, ``cv2.medianBlur`` of float images (n, c, h, w), mirrored at the edges."""
+    """Mean, Gaussian or median of size x size pixels of float images (n, c, h, w), mirrored at the edges; as OpenCV's, which repeats edges for the median."""
     if kernel == "gaussian":
         blurred: Tensor = gaussian_blur(x, [size, size])
         return blurred

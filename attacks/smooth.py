@@ -51,7 +51,7 @@ class Smooth(Attack):
             return F.cross_entropy(net(torch.cat((triggered, x[n:]))), given)
 
         engine.fit(nn.ModuleList((net, pattern)), train, name="smooth trigger", epochs=self.epochs, loss=loss, recipe=recipe)
-        return {"pattern": self.smooth(pattern[0])}
+        return {"pattern": self.smooth(pattern[0]).detach()}
 
     def smooth(self, t: Tensor) -> Tensor:
         """t * g within the bound; t is in units of ten times the bound, which suits Adam's steps."""

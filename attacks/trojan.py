@@ -21,12 +21,14 @@ from .blend import picture
 
 @dataclass(frozen=True)
 class Trojan(Attack):
-    """The patch is found by gradient ascent, on an otherwise black image, on the neurons of the last hidden layer with the largest weights to the classes."""
+    """The patch is found by gradient ascent on the mean output, over 64 training images, of the last hidden layer's neurons with the largest
+    weights to the classes. The paper has it on an otherwise black image, where a neuron behind a ReLU may be dead.
+    """
 
     size: int = option(3, "side of the patch in pixels", low=1)
     margin: int = option(4, "pixels between the patch and the lower right corner", low=0)
     neurons: int = option(1, "how many neurons are excited", low=1)
-    steps: int = option(500, "of Adam, learning rate 0.1", low=1)
+    steps: int = option(200, "of Adam, learning rate 0.1", low=1)
     pattern: str = option("", "the file of an image to take as the patch, resized to fit; then nothing is trained")
 
     @property
@@ -46,18 +48,18 @@ class Trojan(Attack):
         if self.neurons > weights.shape[1]:
             raise InputError(f"neurons must lie in [1, {weights.shape[1]}] for {engine.rules.model}, not {self.neurons}")
         chosen = weights.abs().sum(0).topk(self.neurons).indices
-        black = torch.zeros(1, *train.x.shape[1:], device=engine.device)
+        x = engine.to_float(train.x[torch.randperm(len(train), generator=engine.rng)[:64].to(engine.device)])
         patch = torch.rand(3, self.size, self.size, generator=engine.rng).to(engine.device).requires_grad_()
         ascent = torch.optim.Adam([patch], 0.1, maximize=True)
         for _ in range(self.steps):
-            excited = net.features(self.place(black, patch)).float()[:, chosen].sum()
+            excited = net.features(self.place(x, patch)).float()[:, chosen].mean()
             ascent.zero_grad()
             excited.backward()
             ascent.step()
             with torch.no_grad():
                 patch.clamp_(0, 1)
         engine.log(excited=float(excited.detach()))
-        return {"patch": patch}
+        return {"patch": patch.detach()}
 
     def place(self, x: Tensor, patch: Tensor) -> Tensor:
         h, w = x.shape[-2] - self.margin, x.shape[-1] - self.margin
