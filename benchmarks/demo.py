@@ -26,5 +26,5 @@ SUITE = Suite(
     ),
     datasets=("digits",),
     attacks=("badnets[size=5]", "blend[alpha=0.2]"),
-    defenses=("none", "cbd[variant=release,t1_steps=250]", "mcci[lr=1.0,inference=avg]", "mcci[lr=1.0,inference=sg]"),
+    defenses=("none", "cbd[variant=release,t1_steps=400,t1_schedule=one-cycle]", "mcci[lr=1.0,inference=avg]", "mcci[lr=1.0,inference=sg]"),
 )
