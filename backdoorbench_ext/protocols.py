@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
-Schedule = Literal["step", "cosine", "one-cycle", "constant"]
+SCHEDULES = ("step", "cosine", "one-cycle", "constant")
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,15 @@ class Recipe:
     batch_size: int = 128
     optimizer: str = "sgd"
     lr: float = 0.1
-    schedule: Schedule = "step"
+    schedule: str = "step"
     milestones: tuple[float, ...] = ()
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
 
     def lr_at(self, done: float) -> float:
         """The learning rate when the share ``done`` in [0, 1) of the steps has been taken."""
