@@ -1,10 +1,11 @@
-"""``bbx``: list, show, run, status, table, plot, doctor. Exit codes: 0 all done, 1 some cell failed, 2 bad input."""
+"""``bbx``: list, show, run, status, table, plot, poison, doctor. Exit codes: 0 all done, 1 some cell failed, 2 bad input."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +13,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress, track
 from rich.table import Table
 
-from . import __version__, datasets, models, plots, records, registry, runner, suite, tables
+from . import __version__, datasets, export, models, plots, records, registry, runner, suite, tables
 from .api import InputError
 from .protocols import PROTOCOLS
 from .suite import Suite
@@ -23,11 +25,15 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pret
 out, err = Console(), Console(stderr=True)
 
 KINDS = ("attacks", "defenses", "benchmarks", "models", "datasets", "protocols")
-Name = Annotated[str, typer.Argument(help="a benchmark's name, a .py file that defines SUITE, or a folder of results")]
+NAME = "a benchmark's name, a .py file that defines SUITE, or a folder of results"
+Name = Annotated[str, typer.Argument(help=NAME)]
 Out = Annotated[Path, typer.Option("--out", help="folder of the results, one folder a suite")]
 Only = Annotated[str, typer.Option("--only", help="only the cells whose path contains this text")]
 AsJson = Annotated[bool, typer.Option("--json", help="for scripts")]
 Plugins = Annotated[list[Path], typer.Option("--plugin", help="a .py file with an attack, a defense or a SUITE; may be given several times")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]
+Data = Annotated[Path | None, typer.Option(help="folder of the data sets' files")]
+Download = Annotated[bool, typer.Option("--download", help="let torchvision download what is missing into --data")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="shorten or lengthen every training; makes cells of their own")]
 Model = Annotated[str | None, typer.Option("--model", help="another network, by timm's name; makes cells of their own")]
 
@@ -136,10 +142,10 @@ def run(
     only: Only = "",
     epochs: Epochs = None,
     model: Model = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")] = "auto",
+    device: Device = "auto",
     jobs: Annotated[int | None, typer.Option(min=1, help="trainings at a time, each in a process; by default one a core on a CPU, one on a GPU")] = None,
-    data: Annotated[Path | None, typer.Option(help="folder of the data sets' files")] = None,
-    download: Annotated[bool, typer.Option("--download", help="let torchvision download what is missing into --data")] = False,
+    data: Data = None,
+    download: Download = False,
     to: Out = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
     plugin: Plugins = [],  # noqa: B006
@@ -156,10 +162,7 @@ def run(
     else:
         if not attacks or not defenses:
             raise InputError("a grid of your own needs --attacks and --defenses, e.g. --attacks badnets,blend --defenses none,cbd")
-        if protocol not in PROTOCOLS:
-            raise registry.nearest(protocol, PROTOCOLS, "protocols")
-        axes = [tuple(registry.split(text)) for text in (dataset, attacks, defenses)]
-        grid = Suite("own", PROTOCOLS[protocol], axes[0], axes[1], axes[2])
+        grid = _own_grid(dataset, attacks, defenses, protocol)
     grid = grid.changed(epochs=epochs, model=model, target=target, seeds=_numbers(seeds, int, "--seeds"), rates=_numbers(rates, float, "--rates"))
     options = runner.Options(out=to, data=data, download=download, device=device, plugins=tuple(plugin))
     cells = grid.cells(only)
@@ -183,6 +186,13 @@ def run(
         raise typer.Exit(1)
     if not todo:
         err.print("nothing to run: every cell has its record", highlight=False)
+
+
+def _own_grid(dataset: str, attacks: str, defenses: str, protocol: str) -> Suite:
+    if protocol not in PROTOCOLS:
+        raise registry.nearest(protocol, PROTOCOLS, "protocols")
+    axes = [tuple(registry.split(text)) for text in (dataset, attacks, defenses)]
+    return Suite("own", PROTOCOLS[protocol], axes[0], axes[1], axes[2])
 
 
 def _summary(found: list[records.Record], grid: Suite) -> Table:
@@ -238,19 +248,70 @@ def table(
 
 @app.command()
 def plot(
-    name: Name,
+    kind: Annotated[str, typer.Argument(metavar="[bars|gallery] NAME", help="what to draw, bars if not said; then " + NAME)],
+    name: Annotated[str, typer.Argument(hidden=True)] = "",
     form: Annotated[str, typer.Option("--format", help="pdf, png or svg, several with commas")] = "pdf,png",
     to: Out = Path("runs"),
+    data: Data = None,
+    device: Device = "auto",
+    only: Only = "",
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
-    """Draw a suite's bars, from the records that there are."""
+    """Draw a suite: bars of its metrics, from the records that there are, or a gallery of its triggers, which needs the data."""
+    kind, name = (kind, name) if name else ("bars", kind)
+    if kind not in ("bars", "gallery"):
+        raise InputError(f"what to draw must be bars or gallery, not {kind!r}")
     grid, folder = _grid(name, to, plugin)
     formats = form.split(",")
     for one in formats:
         if one not in ("pdf", "png", "svg"):
             raise InputError(f"format must be pdf, png or svg, not {one!r}")
-    for file in plots.save(plots.bars(_records(grid, folder), grid), folder / "plot", formats):
+    if kind == "bars":
+        drawn, stem = plots.bars(_records(grid, folder), grid), "plot"
+    else:
+        cells = {(cell.dataset, cell.attack): cell for cell in reversed(grid.cells(only)) if cell.attack != "none"}
+        options = runner.Options(out=folder.parent, data=data, device=device, plugins=tuple(plugin))
+        drawn, stem = plots.gallery([(cell.attack, *runner.specimen(cell, options)) for cell in _tracked(list(cells.values())[::-1], "triggers")]), "gallery"
+    for file in plots.save(drawn, folder / stem, formats):
         print(file)
+
+
+def _tracked(items: list[Any], what: str) -> Iterable[Any]:
+    return track(items, what, console=err, disable=not err.is_terminal)
+
+
+@app.command()
+def poison(
+    attack: Annotated[str, typer.Option(help="the attack, with its options")],
+    dataset: Annotated[str, typer.Option(help="the data set")],
+    to: Annotated[Path, typer.Option(help="where to: a folder, or an .npz file")],
+    form: Annotated[str, typer.Option("--format", help="png or npz; if not given, by the name of --to")] = "",
+    protocol: Annotated[str, typer.Option(help="target label, pool and reserve are its: " + ", ".join(PROTOCOLS))] = "cbd",
+    rate: Annotated[float, typer.Option(help="poisoning rate, the share of all training images")] = 0.1,
+    seed: Annotated[int, typer.Option(help="of the choice of images, and of what the attack learns")] = 0,
+    target: Annotated[int | None, typer.Option(help="another target label")] = None,
+    epochs: Epochs = None,
+    model: Model = None,
+    data: Data = None,
+    download: Download = False,
+    device: Device = "auto",
+    out_: Out = Path("runs"),
+    plugin: Plugins = [],  # noqa: B006
+) -> None:
+    """Write a poisoned data set as PNG folders with a manifest, or as an .npz file."""
+    for file in plugin:
+        registry.add_file(file)
+    grid = _own_grid(dataset, attack, "none", protocol).changed(epochs=epochs, model=model, target=target, seeds=(seed,), rates=(rate,))
+    cells = grid.cells()
+    if len(cells) > 1:
+        raise InputError("give one attack and one data set")
+    options = runner.Options(out=out_, data=data, download=download, device=device, plugins=tuple(plugin))
+    with Progress(console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task("images", total=None)
+        counts = export.poisoned(
+            cells[0], options, to, form or ("npz" if to.suffix == ".npz" else "png"), lambda n, total: bar.update(task, completed=n, total=total)
+        )
+    err.print(f"wrote {to}: " + ", ".join(f"{n} {name}" for name, n in counts.items()), highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -10,10 +10,12 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .api import InputError
+from .api import Images, InputError
+from .frequency import dct2
 from .records import METRICS, Record
 from .suite import Suite
 from .tables import frame, title
@@ -78,6 +80,40 @@ def examples(clean: Tensor, triggered: Tensor, attack: str) -> Figure:
             ax.set_ylabel(label, rotation=0, ha="right", va="center")
         axes[0].set_title(attack, fontsize=8)
     return figure
+
+
+def gallery(attacks: Sequence[tuple[str, Images, Images]], across: int = 7) -> Figure:
+    """What each attack does: an image before and after, ten times the difference, and how the mean log spectrum changes.
+
+    Args:
+        attacks: name, images before and after; the picture shows one, the spectrum (log10 of 1 + |DCT| of 0-255 pixels, mean over
+            images and channels, low frequencies upper left) all of them.
+        across: attacks beside each other.
+    """
+    across = min(across, len(attacks))
+    blocks, rows = -(-len(attacks) // across), ("clean", "poisoned", "difference x10", "log DCT, clean", "log DCT, poisoned")
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(len(rows) * blocks, across, figsize=(1.05 * across + 0.9, 1.1 * len(rows) * blocks), squeeze=False, layout="constrained")
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for k, (name, before, after) in enumerate(attacks):
+            column, top = k % across, len(rows) * (k // across)
+            shown = _clearest(before.x)
+            a, b = before.x[shown].float() / 255, after.x[shown].float() / 255
+            spectra = [torch.log10(1 + dct2(images.x.float()).abs()).mean((0, 1)) for images in (before, after)]
+            for i, image in enumerate((a, b, (10 * (b - a).abs()).clamp(0, 1))):
+                axes[top + i, column].imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+            for i, spectrum in enumerate(spectra):
+                axes[top + 3 + i, column].imshow(spectrum.numpy(), vmin=0, vmax=3, cmap="viridis", interpolation="nearest")
+            axes[top, column].set_title(name.replace("[", "\n").rstrip("]").replace(",", "\n"), fontsize=7)
+            for i, label in enumerate(rows if column == 0 else ()):
+                axes[top + i, 0].text(-0.12, 0.5, label, transform=axes[top + i, 0].transAxes, ha="right", va="center", fontsize=7)
+    return figure
+
+
+def _clearest(x: Tensor) -> int:
+    """The image with the middle contrast: neither flat nor busy."""
+    return int(x.float().std((1, 2, 3)).argsort()[len(x) // 2])
 
 
 def save(figure: Figure, stem: Path, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:

@@ -150,6 +150,16 @@ def prepare(cell: Cell, options: Options, progress: Report | None = None) -> tup
     return replace(found, attack=attack), poisoned
 
 
+def specimen(cell: Cell, options: Options) -> tuple[Images, Images]:
+    """Up to 500 images before and after the attack, the same ones for every attack: test images, or training images where those are more than triggered."""
+    found, poisoned = prepare(cell, options)
+    if found.attack.refines:
+        index = poisoned.mask.nonzero().flatten()[:500]
+        return found.train[index].to("cpu"), poisoned[index].to("cpu")
+    clean = found.test[torch.arange(min(500, len(found.test)), device=found.test.y.device)]
+    return clean.to("cpu"), replace(clean, x=found.attack.stamp(clean.x)).to("cpu")
+
+
 def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: Any = None, pictures: Path | None = None) -> records.Record:
     """Poison, train, measure: the record of one cell.
 
