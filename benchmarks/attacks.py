@@ -14,7 +14,7 @@ SUITE = Suite(
     protocol=SMALL.protocol,
     datasets=SMALL.datasets,
     attacks=(
-        "none", "badnets", "blend", "trojan", "wanet", "dynamic[mask_epochs=3,epochs=6]", "issba[epochs=8,lr=1e-3]", "tuap", "lf", "smooth[epochs=4]",
+        "none", "badnets", "blend", "trojan", "wanet", "wanet[noise=0]", "wanet[noise=0,s=1.0]", "dynamic[mask_epochs=3,epochs=6]", "issba[epochs=8,lr=1e-3]", "tuap", "lf", "smooth[epochs=4]",
         "ftrojan", "bpp", "sig", "lc", "ctrl", "blurred[kernel=average]", "blurred[kernel=gaussian]", "blurred[kernel=median]", "adaptive_noise",
     ),
     defenses=("none",),

@@ -269,3 +269,17 @@ def test_clean_images_come_from_the_reserve(images):
     assert len(given) == 3 and {x.numpy().tobytes() for x in given.x} <= {x.numpy().tobytes() for x in reserve.x}
     with pytest.raises(InputError, match="9 clean images are asked for, but the protocol's reserve holds 8"):
         engine.clean(9)
+
+
+def test_mcci_fine_tuning_leaves_the_shared_training_alone(images):
+    """The result moves, what the probes hold does not, and the AIN's constant embedding stays."""
+    tuned, plain = (MCCI(images=4, finetune=n, finetune_epochs=2) for n in (8, 0))
+    assert tuned.training_spec() == plain.training_spec() and (tuned.clean_images, plain.clean_images) == (8, 4)
+    engine = Engine(RULES, images, make_images(8, seed=9), seed=3)
+    net = plain.fit(images, engine)
+    before = plain.finish(net, engine)
+    after = tuned.finish(net, engine)
+    assert engine.log_book.clean_given == 8
+    assert torch.equal(engine.predict(engine.probes["before fine-tuning"], images), engine.predict(before, images))
+    assert not torch.equal(engine.predict(after, images), engine.predict(before, images))
+    assert torch.equal(after.z_f, before.z_f)

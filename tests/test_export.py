@@ -1,0 +1,102 @@
+"""Poisoned sets as files, the gallery of triggers, and what their commands refuse."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import RULES
+from test_runner import bbx
+
+from backdoorbench_ext import datasets, export, plots, runner
+from backdoorbench_ext.api import InputError
+from backdoorbench_ext.benchmarks.speed import triggers
+from backdoorbench_ext.suite import Suite
+
+
+def cell(attack="wanet", dataset="digits[train=200,test=40]"):
+    return Suite("grid", RULES, (dataset,), (attack,), ("none",)).cells()[0]
+
+
+@pytest.fixture
+def options(tmp_path):
+    return runner.Options(out=tmp_path / "runs", device="cpu")
+
+
+def test_png(options, tmp_path):
+    """Every file holds its pixels under its given label; the manifest tells poisoned, cover and true label; folder: reads it back."""
+    found, train = runner.prepare(cell(), options)
+    counts = export.poisoned(cell(), options, tmp_path / "set", "png")
+    assert counts == {"train": 190, "test": 40, "triggered": 36, "reserve": 10}
+    rows = list(csv.DictReader((tmp_path / "set" / "manifest.csv").read_text().splitlines()))
+    assert len(rows) == 276 and list(rows[0]) == ["file", "label", "true label", "poisoned"]
+    for row in rows:
+        image = cv2.imread(str(tmp_path / "set" / row["file"]))[:, :, ::-1]
+        part, label, name = row["file"].split("/")
+        assert label == row["label"]
+        if part == "train":
+            i = int(name[:-4])
+            assert np.array_equal(image, train.x[i].permute(1, 2, 0)) and int(row["true label"]) == train.true[i]
+            assert int(row["poisoned"]) == int(train.mask[i]) + 2 * int(train.cover[i])
+    assert [sum(r["poisoned"] == m and r["file"].startswith("train") for r in rows) for m in "012"] == [133, 19, 38]
+    again, test = datasets.load(f"folder:{tmp_path / 'set'}")
+    assert torch.equal(again.y.bincount(), train.y.bincount()) and torch.equal(test.y.bincount(), found.test.y.bincount())
+    spec = json.loads((tmp_path / "set" / "spec.json").read_text())
+    assert spec["attack"]["name"] == "wanet" and spec["rate"] == 0.1 and "defense" not in spec
+    with pytest.raises(InputError, match="exists already"):
+        export.poisoned(cell(), options, tmp_path / "set", "png")
+
+
+def test_npz(options, tmp_path):
+    _, train = runner.prepare(cell("badnets"), options)
+    export.poisoned(cell("badnets"), options, tmp_path / "set.npz", "npz")
+    again, test = datasets.load(f"npz:{tmp_path / 'set.npz'}")
+    assert torch.equal(again.x, train.x) and torch.equal(again.y, train.y) and len(test) == 40
+    with np.load(tmp_path / "set.npz") as held:
+        assert np.array_equal(held["train_poisoned"], train.mask) and np.array_equal(held["train_true_labels"], train.true)
+    with pytest.raises(InputError, match=r"must end in \.npz"):
+        export.poisoned(cell(), options, tmp_path / "set2", "npz")
+
+
+def test_what_is_learned_is_learned_once(options):
+    """The fitted attack, the clean network and the refined images are files that the next cell reads."""
+    text = "adaptive_noise[base=trojan[steps=3],epochs=1]"
+    first = runner.prepare(cell(text), options)[1]
+    files = {file: file.stat().st_mtime_ns for file in (options.out / ".shared").glob("*.safetensors")}
+    assert sorted(file.name.rpartition("-")[0] for file in files) == ["adaptive_noise", "adaptive_noise-poisoned", "clean"]
+    assert not list((options.out / ".shared").glob("*.state"))
+    assert torch.equal(runner.prepare(cell(text), options)[1].x, first.x)
+    assert files == {file: file.stat().st_mtime_ns for file in files}
+    damaged = next(file for file in files if "poisoned" in file.name)
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(InputError, match="damaged, delete it"):
+        runner.prepare(cell(text), options)
+
+
+def test_gallery(options, tmp_path):
+    shown = [(name, *runner.specimen(cell(name), options)) for name in ("badnets", "ctrl")]
+    assert all(len(before) == len(after) == n for n, (_, before, after) in zip((40, 19), shown, strict=True))
+    files = plots.save(plots.gallery(shown, across=1), tmp_path / "gallery")
+    assert [file.suffix for file in files] == [".pdf", ".png"] and all(file.stat().st_size > 5000 for file in files)
+
+
+def test_commands(tmp_path):
+    words = ("poison", "--attack", "badnets", "--dataset", "digits[train=200,test=20]")
+    assert "wrote set.npz: 190 train, 20 test, 18 triggered, 10 reserve" in bbx(*words, "--to", "set.npz", cwd=tmp_path, check=0).stderr
+    for more, says in (
+        (("--rate", "0"), "poisoning rate must lie in (0, 1], not 0"),
+        (("--rate", "1.5"), "poisoning rate must lie in (0, 1], not 1.5"),
+        (("--target", "12"), "target 12 is no class: target must lie in [0, 9]"),
+        (("--format", "zip"), "format must be one of png, npz"),
+    ):
+        done = bbx(*words, "--to", "other", *more, cwd=tmp_path, check=2)
+        assert says in done.stderr and done.stderr.count("\n") == 1 and not (tmp_path / "other").exists()
+    assert "bars or gallery" in bbx("plot", "galery", "demo", cwd=tmp_path, check=2).stderr
+
+
+def test_trigger_benchmark():
+    table = triggers.measure(torch.randint(256, (60, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)), rounds=1)
+    assert set(table) == {"copy", *triggers.NAMES}
+    assert all(row["difference"] <= 1 for name, row in table.items() if name not in ("copy", "ftrojan", "ctrl")), "both ways draw the same trigger"
