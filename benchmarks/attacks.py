@@ -14,8 +14,9 @@ SUITE = Suite(
     protocol=SMALL.protocol,
     datasets=SMALL.datasets,
     attacks=(
-        "none", "badnets", "blend", "trojan", "wanet", "wanet[noise=0]", "wanet[noise=0,s=1.0]", "dynamic[mask_epochs=3,epochs=6]", "issba[epochs=8,lr=1e-3]", "tuap", "lf", "smooth[epochs=4]",
-        "ftrojan", "bpp", "sig", "lc", "ctrl", "blurred[kernel=average]", "blurred[kernel=gaussian]", "blurred[kernel=median]", "adaptive_noise",
+        "none", "badnets", "blend", "trojan", "wanet", "wanet[noise=0]", "wanet[noise=0,s=1.0]", "dynamic[mask_epochs=3,epochs=6]",
+        "issba[epochs=8,lr=1e-3]", "tuap", "lf", "smooth[epochs=4]", "ftrojan", "bpp", "sig", "lc", "ctrl",
+        "blurred[kernel=average]", "blurred[kernel=gaussian]", "blurred[kernel=median]", "adaptive_noise",
     ),
     defenses=("none",),
     own_rates={"sig": 0.03, "lc": 0.025, "ctrl": 0.05},
