@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from . import registry
 from .api import InputError
 from .records import METRICS, Record, wilson
 from .suite import Suite
@@ -20,6 +21,12 @@ def title(defense: str) -> str:
     """How a defense is called at the head of a table: ``mcci[inference=avg]`` -> ``MCCI [inference=avg]``."""
     name, bracket, options = defense.partition("[")
     return TITLES.get(name, name.upper()) + (f" {bracket}{options}" if bracket else "")
+
+
+def heads(defenses: Sequence[str]) -> dict[str, str]:
+    """Short names for the head of a table: those with options get a letter, which the caption explains."""
+    lettered = [d for d in defenses if "[" in d]
+    return {d: TITLES.get(name := d.partition("[")[0], name.upper()) + (f" ({chr(97 + lettered.index(d))})" if d in lettered else "") for d in defenses}
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -100,6 +107,8 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
     first = records[0]
     seeds = sorted({r["spec"]["seed"] for r in records})
     given = {r["cell"]["defense"]: r["given"]["clean_images"] for r in records}
+    short = heads([d for d in suite.defenses if d in given])
+    options = [f"{name.rpartition(' ')[2]} {', '.join(registry.split(d.partition('[')[2][:-1]))}" for d, name in short.items() if "[" in d]
     protocols = sorted({str(suite.protocol.on(r["cell"]["dataset"])) for r in records})
     rates = ", ".join(f"{100 * r:g} %" for r in suite.rates) + " unless said" * bool(suite.own_rates)
     parts = [
@@ -107,11 +116,12 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
         + (f"mean and standard deviation over the seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one run, seed {seeds[0]}"),
         f"CA over {first['metrics']['ca'][1]} test images, ASR and ARR over {first['metrics']['asr'][1]}",
         "best defense bold, second underlined",
-        "clean images given: " + ", ".join(f"{title(d)} {given[d]}" for d in suite.defenses if d in given),
+        *(["options: " + "; ".join(options)] if options else []),
+        "clean images given: " + ", ".join(f"{name} {given[d]}" for d, name in short.items()),
         "protocol " + " / ".join(protocols),
         f"{first['surroundings']['device']}, commit {first['surroundings']['commit'] or 'unknown'}",
     ]
-    return ". ".join(parts) + "."
+    return ". ".join([parts[0], *(part[0].upper() + part[1:] for part in parts[1:])]) + "."
 
 
 def escape(text: str) -> str:
@@ -121,10 +131,10 @@ def escape(text: str) -> str:
 
 
 def latex(records: Sequence[Record], suite: Suite) -> str:
-    """A table for a paper; it needs \\usepackage{booktabs}, nothing else."""
+    """A table for a paper; it needs the packages booktabs and graphicx, and shrinks to the width of the text if it is wider."""
     defenses, lines = _grid(records, suite)
     width, dress = len(METRICS), {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
-    heads = [rf"{name} $\{arrow}arrow$" for name, arrow in map(ARROWS.__getitem__, METRICS)]
+    metrics = [rf"{name} $\{arrow}arrow$" for name, arrow in map(ARROWS.__getitem__, METRICS)]
     rows = []
     for label, texts, marks in lines:
         if not marks:
@@ -134,20 +144,21 @@ def latex(records: Sequence[Record], suite: Suite) -> str:
         rows.append((r"\midrule " if label == "Average" else "") + " & ".join([escape(label), *cells]) + r" \\")
     return "\n".join(
         [
-            r"% needs \usepackage{booktabs}",
+            r"% needs \usepackage{booktabs,graphicx}; in two columns, table* gives it both",
             r"\begin{table}[t]",
             r"\centering",
             rf"\caption{{{escape(caption(records, suite))}}}",
             rf"\label{{tab:{suite.name}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{l{('r' * width) * len(defenses)}}}",
             r"\toprule",
-            " & ".join([""] + [rf"\multicolumn{{{width}}}{{c}}{{{escape(title(d))}}}" for d in defenses]) + r" \\",
+            " & ".join([""] + [rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}" for name in heads(defenses).values()]) + r" \\",
             " ".join(rf"\cmidrule(lr){{{2 + i * width}-{1 + (i + 1) * width}}}" for i in range(len(defenses))),
-            " & ".join(["Attack", *heads * len(defenses)]) + r" \\",
+            " & ".join(["Attack", *metrics * len(defenses)]) + r" \\",
             r"\midrule",
             *rows,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\end{table}",
             "",
         ]
@@ -158,10 +169,10 @@ def markdown(records: Sequence[Record], suite: Suite) -> str:
     """The same table for a README or an issue."""
     defenses, lines = _grid(records, suite)
     dress = {"best": "**%s**", "second": "<u>%s</u>", "": "%s"}
-    heads = [f"{title(d)} {ARROWS[m][0]} {'↑' if ARROWS[m][1] == 'up' else '↓'}" for d in defenses for m in METRICS]
+    columns = [f"{name} {ARROWS[m][0]} {'↑' if ARROWS[m][1] == 'up' else '↓'}" for name in heads(defenses).values() for m in METRICS]
     rows = [[label, *(dress[m] % t for ts, ms in zip(texts, marks, strict=True) for t, m in zip(ts, ms, strict=True))] for label, texts, marks in lines]
-    rows = [row + [""] * (1 + len(heads) - len(row)) for row in rows]
-    table = [["Attack", *heads], ["---"] + ["---:"] * len(heads), *rows]
+    rows = [row + [""] * (1 + len(columns) - len(row)) for row in rows]
+    table = [["Attack", *columns], ["---"] + ["---:"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in table) + f"\n\n{caption(records, suite)}\n"
 
 

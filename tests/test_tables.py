@@ -1,5 +1,8 @@
 """Tables against golden texts, from records made by hand."""
 
+import shutil
+import subprocess
+
 import pytest
 from conftest import RULES
 
@@ -26,7 +29,7 @@ RECORDS = [
 
 LATEX = r"""\begin{tabular}{lrrrrrrrrr}
 \toprule
- & \multicolumn{3}{c}{No Defense} & \multicolumn{3}{c}{CBD} & \multicolumn{3}{c}{MCCI [inference=avg]} \\
+ & \multicolumn{3}{c}{No Defense} & \multicolumn{3}{c}{CBD} & \multicolumn{3}{c}{MCCI (a)} \\
 \cmidrule(lr){2-4} \cmidrule(lr){5-7} \cmidrule(lr){8-10}
 Attack & CA $\uparrow$ & ASR $\downarrow$ & ARR $\uparrow$ & CA $\uparrow$ & ASR $\downarrow$ & ARR $\uparrow$ & CA $\uparrow$ & ASR $\downarrow$ & ARR $\uparrow$ \\
 \midrule
@@ -34,15 +37,27 @@ badnets & 90.00 & 100.00 & 0.00 & \underline{88.00} & \textbf{1.00} & \underline
 blend & 91.00 & 95.00 & 3.00 & \textbf{87.00} & \textbf{2.00} & \textbf{88.00} & -- & -- & -- \\
 \midrule Average & 90.50 & 97.50 & 1.50 & \textbf{87.50} & \textbf{1.50} & \textbf{88.50} & -- & -- & -- \\
 \bottomrule
-\end{tabular}
+\end{tabular}}
 """
 
 
 def test_latex():
     text = tables.render(RECORDS, SUITE, "latex")
     assert LATEX in text
-    assert r"5 \%" in text and r"CPU\_x \& y, commit abc" in text and "MCCI [inference=avg] 100" in text
-    assert text.count("{") == text.count("}") and r"\usepackage{booktabs}" in text
+    assert (
+        r"5 \%" in text and r"CPU\_x \& y, commit abc" in text and "Options: (a) inference=avg. Clean images given: No Defense 0, CBD 0, MCCI (a) 100" in text
+    )
+    assert text.count("{") == text.count("}") and r"\usepackage{booktabs,graphicx}" in text
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")
+@pytest.mark.parametrize("layout", ["", "twocolumn"])
+def test_latex_compiles_and_fits_the_page(layout, tmp_path):
+    body = tables.render(RECORDS, SUITE, "latex")
+    page = rf"\documentclass[{layout}]{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}" + body + r"\end{document}"
+    (tmp_path / "page.tex").write_text(page)
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Overfull \\hbox" not in done.stdout, done.stdout[-2000:]
 
 
 def test_markdown():
