@@ -14,7 +14,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import torch
@@ -31,6 +30,8 @@ from .files import once
 from .models import parameters
 from .protocols import Protocol
 from .suite import Cell, Suite, digest
+
+_epochs: Any = None  # in a worker: the queue that tells the parent of finished epochs
 
 
 @dataclass(frozen=True)
@@ -230,15 +231,17 @@ def _run_group(cells: list[Cell], folder: Path, options: Options, progress: Any 
     return outcomes
 
 
-def _in_worker(cells: list[Cell], folder: Path, options: Options, threads: int, epochs: Queue[Any]) -> list[Outcome]:
+def _in_worker(cells: list[Cell], folder: Path, options: Options) -> list[Outcome]:
+    return _run_group(cells, folder, options, lambda *news: _epochs.put(news))
+
+
+def _start_worker(parent: int, options: Options, threads: int, epochs: Any) -> None:
+    """Make this worker end when the process that started it does, however that ended: nobody would read what it trains."""
+    global _epochs
+    _epochs = epochs
     torch.set_num_threads(threads)
     for file in options.plugins:
         registry.add_file(file)
-    return _run_group(cells, folder, options, lambda *news: epochs.put(news))
-
-
-def _die_with(parent: int) -> None:
-    """Make this worker end when the process that started it does, however that ended: nobody would read what it trains."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -311,9 +314,9 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None =
 def _parallel(todo: list[Cell], folder: Path, options: Options, jobs: int, report: Callable[[list[Outcome]], None], epoch: Callable[..., None]) -> None:
     """The groups of ``todo`` in ``jobs`` processes: what a process that dies was at can be run again."""
     threads, context = max(1, (os.cpu_count() or 1) // jobs), multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(jobs, context, _die_with, (os.getpid(),)) as pool:
-        epochs = manager.Queue()
-        futures = {pool.submit(_in_worker, group, folder, options, threads, epochs): group for group in groups(todo)}
+    epochs = context.Queue()
+    with ProcessPoolExecutor(jobs, context, _start_worker, (os.getpid(), options, threads, epochs)) as pool:
+        futures = {pool.submit(_in_worker, group, folder, options): group for group in groups(todo)}
         waiting = set(futures)
         while waiting:
             finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)

@@ -137,6 +137,39 @@ def test_killed_at_random_moments(tmp_path):
     assert [timeless(p) for p in whole] == [timeless(p) for p in torn]
 
 
+def descendants(pid):
+    """Processes below one, by /proc."""
+    try:
+        own = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return own + [below for child in own for below in descendants(child)]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_nothing_lives_on_after_a_kill(tmp_path):
+    (tmp_path / "tiny.py").write_text(SUITE)
+    command = [sys.executable, "-m", "backdoorbench_ext", "run", "tiny.py", "--device", "cpu", "--jobs", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/**/*.pt")) and time.monotonic() < until:
+        time.sleep(0.05)
+    below = descendants(process.pid)
+    process.kill()
+    process.wait()
+    assert len(below) >= 2, "two workers"
+    while any(map(alive, below)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not [pid for pid in below if alive(pid)]
+
+
 def test_a_dropped_file_is_a_defense(tmp_path):
     """One file in defenses/, no other edit: it is listed, run, and walked by the contract tests; and the same by --plugin."""
     root = Path(registry.__file__).parents[1]
