@@ -40,7 +40,7 @@ class Smooth(Attack):
             raise InputError(f"size {self.size} must lie in [3, {2 * min(x.shape[-2:]) - 1}] for {x.shape[-1]}x{x.shape[-2]} pixels")
 
     def fit(self, train: Images, engine: Engine) -> Mapping[str, Tensor]:
-        net = engine.victim().requires_grad_(True)
+        net = engine.victim()
         pattern = nn.ParameterList([nn.Parameter(0.1 * torch.randn(1, *train.x.shape[1:], generator=engine.rng).to(engine.device))])
         recipe = replace(engine.rules.recipe, optimizer="adam", lr=1e-3, schedule="cosine", weight_decay=0.0)
 

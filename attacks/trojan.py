@@ -53,8 +53,7 @@ class Trojan(Attack):
         ascent = torch.optim.Adam([patch], 0.1, maximize=True)
         for _ in range(self.steps):
             excited = net.features(self.place(x, patch)).float()[:, chosen].mean()
-            ascent.zero_grad()
-            excited.backward()
+            (patch.grad,) = torch.autograd.grad(excited, patch)
             ascent.step()
             with torch.no_grad():
                 patch.clamp_(0, 1)

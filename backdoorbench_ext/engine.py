@@ -143,18 +143,24 @@ class Engine:
     def victim(self) -> Net:
         """The protocol's network trained without defense on the engine's images, in eval mode; for an attack's ``fit`` these are clean.
 
-        It has a seed of its own, so that it is the same whoever asks first.
+        It is trained once for all that ask, No Defense among them; its curve and cost go into the log of each.
         """
 
         def train() -> dict[str, Tensor]:
-            state = self._victim and self._victim.with_suffix(".state")
-            own = Engine(self.rules, self._train, seed=seed_of(self.seed, "victim"), device=self.device, state=state, progress=self._progress)
-            return own.fit(own.new_model(), self._train, name="victim").state_dict()
+            state = self._victim.with_suffix(".state") if self._victim else self._state and self._state / "victim"
+            own = Engine(self.rules, self._train, seed=self.seed, device=self.device, state=state, progress=self._progress)
+            trained, log = own.fit(own.new_model(), self._train).state_dict(), own.log_book
+            told = {"curve": log.curves["train loss"], "seconds": log.seconds["train"], "images": log.images}
+            return trained | {f"log.{name}": torch.tensor(value, dtype=torch.float64) for name, value in told.items()}
 
         with torch.random.fork_rng():
             net = self.new_model()
-            net.load_state_dict(once(self._victim, self.device, train))
-        return net.eval().requires_grad_(False)
+            kept = dict(once(self._victim, self.device, train))
+            self.log_book.curves["train loss"] = kept.pop("log.curve").tolist()
+            self.log_book.seconds["train"] = float(kept.pop("log.seconds"))
+            self.log_book.images += int(kept.pop("log.images"))
+            net.load_state_dict(kept)
+        return net.eval()
 
     def clean(self, n: int) -> Images:
         """``n`` clean images of the reserve, chosen at random; the record says how many were given.
