@@ -36,9 +36,11 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
     panels = list(data.groupby(["dataset", "rate", "attack"], sort=False))
     panels.sort(key=lambda panel: (suite.datasets.index(panel[0][0]), suite.attacks.index(panel[0][2]), panel[0][1]))
     defenses = [d for d in suite.defenses if (data["defense"] == d).any()]
-    columns = min(3, len(panels))
+    labels = [title(d).replace(" [", "\n").replace(",", "\n").rstrip("]") for d in defenses]
+    width = max(3.2, len(defenses) * max(1.0, 0.064 * max(len(line) for label in labels for line in label.split("\n"))) + 0.6)
+    columns = max(1, min(3, len(panels), int(14 / width)))
     with plt.rc_context(STYLE):
-        size = (max(3.2, 1.0 * len(defenses) + 0.6) * columns, 2.5 * -(-len(panels) // columns) + 0.3)
+        size = (width * columns, 2.5 * -(-len(panels) // columns) + 0.3)
         figure, axes = plt.subplots(-(-len(panels) // columns), columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
         for ax in axes.flat[len(panels) :]:
             ax.set_axis_off()
@@ -53,15 +55,15 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
                     ax.bar(x + 0.27 * (i - 1), mean, 0.25, color=COLOURS[metric], label=metric.upper() if x == 0 else None)
                     ax.errorbar(x + 0.27 * (i - 1), mean, [[max(0, mean - low)], [max(0, high - mean)]], color="black", lw=0.7, capsize=1.5)
                     ax.annotate(f"{mean:.0f}", (x + 0.27 * (i - 1), high + 1), ha="center", va="bottom", fontsize=6)
-            ax.set_xticks(range(len(defenses)), [title(d).replace(" [", "\n").replace(",", "\n").rstrip("]") for d in defenses], fontsize=7)
+            ax.set_xticks(range(len(defenses)), labels, fontsize=7)
             ax.set_title(f"{attack}   {dataset}, {100 * rate:g} % poisoned", fontsize=8)
             ax.set_ylim(0, 112)
             ax.set_yticks(range(0, 101, 20))
         for ax in axes[:, 0]:
             ax.set_ylabel("percent")
-        handles, labels = axes.flat[0].get_legend_handles_labels()
+        handles, names = axes.flat[0].get_legend_handles_labels()
         words = {"CA": "CA, clean accuracy ↑", "ASR": "ASR, attack success ↓", "ARR": "ARR, recovered ↑"}
-        figure.legend(handles, [words[label] for label in labels], loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(handles, [words[name] for name in names], loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
