@@ -74,6 +74,11 @@ def option(default: Any, meaning: str, *, low: float | None = None, high: float 
     return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": tuple(choices)})
 
 
+def clean_share() -> Any:
+    """The option ``images`` of a defense that works on clean images."""
+    return option(None, "clean images; if not set, the protocol's whole reserve", low=1)
+
+
 def _fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -268,8 +273,8 @@ class Defense(Method, ABC):
         """
 
     @property
-    def clean_images(self) -> int:
-        """How many clean images it will ask of ``engine.clean``; checked before any training, and a column of the table."""
+    def clean_images(self) -> int | None:
+        """How many clean images it will ask of ``engine.clean``, None for all of the reserve; checked before any training."""
         return 0
 
     def finish(self, net: nn.Module, engine: Engine) -> nn.Module:

@@ -108,7 +108,8 @@ def _show_method(cls: type[Any]) -> None:
         table.add_row(f.name, str(f.type), default, span, escape(f.metadata.get("meaning", "")))
     out.print(table)
     if hasattr(cls, "clean_images"):
-        out.print(f"\nclean images needed by default: {cls().clean_images}", highlight=False)
+        needed = cls().clean_images
+        out.print(f"\nclean images needed by default: {'the whole reserve' if needed is None else needed}", highlight=False)
 
 
 def _show_suite(grid: Suite) -> None:

@@ -162,14 +162,15 @@ class Engine:
             net.load_state_dict(kept)
         return net.eval()
 
-    def clean(self, n: int) -> Images:
-        """``n`` clean images of the reserve, chosen at random; the record says how many were given.
+    def clean(self, n: int | None = None) -> Images:
+        """``n`` clean images of the reserve, chosen at random, or all of it; the record says how many were given.
 
         Raises:
             InputError: the reserve holds fewer.
         """
         held = 0 if self._reserve is None else len(self._reserve)
-        if self._reserve is None or n > held:
+        n = held if n is None else n
+        if self._reserve is None or not 0 < n <= held:
             raise InputError(f"{n} clean images are asked for, but the protocol's reserve holds {held}: raise its share ({self.rules.reserve:g})")
         self.log_book.clean_given = max(self.log_book.clean_given, n)
         return self._reserve[torch.randperm(held, generator=torch.Generator().manual_seed(seed_of(self.seed, "clean")))[:n].to(self.device)]
@@ -256,11 +257,11 @@ class Engine:
         return net.eval()
 
     @torch.no_grad()
-    def predict(self, net: nn.Module, images: Images) -> Tensor:
-        """Logits float32 (n, classes) of the images as they are, in order."""
+    def predict(self, net: nn.Module, images: Images, output: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Logits float32 (n, classes) of the images as they are, in order; or another ``output`` of the net, such as ``net.features``."""
         net.eval()
         with self.autocast():
-            return torch.cat([net(x).float() for x, _ in self.batches(images, 500, train=False)])
+            return torch.cat([(output or net)(x).float() for x, _ in self.batches(images, 500, train=False)])
 
     def measure(self, net: nn.Module, test: Images, triggered: Poisoned) -> dict[str, list[int]]:
         """[hits, images] of CA, ASR and ARR.

@@ -99,9 +99,10 @@ def parts(cell: Cell, options: Options) -> Parts:
     rules, device = cell.protocol.on(cell.dataset), pick_device(options.device)
     reserve, rest = hold_out(train, rules.reserve, seed_of(cell.seed, "reserve"))
     attack, defense = cell.methods()
-    if defense.clean_images > len(reserve):
+    needed = 1 if defense.clean_images is None else defense.clean_images
+    if needed > len(reserve):
         share = f"{100 * rules.reserve:g} % of {cell.dataset}"
-        raise InputError(f"{cell.defense} needs {defense.clean_images} clean images, but the protocol's reserve ({share}) holds {len(reserve)}")
+        raise InputError(f"{cell.defense} needs {needed} clean images, but the protocol's reserve ({share}) holds {len(reserve)}")
     try:
         attack.check(rest.x[:1].float() / 255)
         attack.choose(rest, target=rules.target, rate=cell.rate, rng=torch.Generator(), spare_target=rules.spare_target)

@@ -13,7 +13,7 @@ from .records import METRICS, Record, wilson
 from .suite import Suite
 
 ARROWS = {"ca": ("CA", "up"), "asr": ("ASR", "down"), "arr": ("ARR", "up")}
-TITLES = {"none": "No Defense", "cbd": "CBD", "mcci": "MCCI"}
+TITLES = {"none": "No Defense", "ft_sam": "FT-SAM"}
 FORMATS = ("latex", "markdown", "csv")
 
 

@@ -1,0 +1,79 @@
+"""ABL, anti-backdoor learning: find some poisoned images by how fast they are learned, and unlearn them.
+
+Li, Lyu, Koren, Lyu, Li, Ma: "Anti-Backdoor Learning: Training Clean Models on Poisoned Data", NeurIPS 2021, https://arxiv.org/abs/2110.11571.
+Released code: https://github.com/bboylyg/ABL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backdoorbench_ext.api import Defense, Images, option
+from backdoorbench_ext.engine import Engine
+
+
+@dataclass(frozen=True)
+class ABL(Defense):
+    """1. Train with local gradient ascent, which keeps losses around ``gamma``, and isolate the share with the lowest loss. 2. Train on the
+    rest. 3. Raise the loss of the isolated images (the paper lowers that of the rest meanwhile).
+
+    variant="release": flooding in place of local gradient ascent, by its own default; half as long an isolation; the loss of the isolated images
+    is raised alone. Not followed there: no augmentation while isolating and unlearning, CA without the target class.
+    """
+
+    variant: str = option("paper", "whose rules", choices=("paper", "release"))
+    isolation_epochs: int | None = option(None, "epochs of step 1; if not set, 20 (paper) or 10 (release)", low=1)
+    epochs: int = option(60, "of step 2", low=1)
+    unlearning_epochs: int | None = option(None, "of step 3; if not set, 20 (paper) or 4 (release)", low=1)
+    gamma: float = option(0.5, "the loss that local gradient ascent and flooding hold", low=0)
+    isolated: float = option(0.01, "share of the images that is isolated", low=0, high=1)
+    unlearning_lr: float | None = option(None, "learning rate of step 3; if not set, 1e-4 (paper, as CBD has it) or 5e-4 (release)", low=0)
+
+    def __post_init__(self) -> None:
+        defaults = {"isolation_epochs": (20, 10), "unlearning_epochs": (20, 4), "unlearning_lr": (1e-4, 5e-4)}
+        for name, (paper, release) in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, paper if self.variant == "paper" else release)
+        super().__post_init__()
+
+    def fit(self, train: Images, engine: Engine) -> nn.Module:
+        assert self.unlearning_lr is not None
+        released, net, rules = self.variant == "release", engine.new_model(), engine.rules.recipe
+
+        def held(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            return (flooding if released else local_gradient_ascent)(F.cross_entropy(net(x), y, reduction="none"), self.gamma)
+
+        engine.fit(net, train, name="isolation", epochs=self.isolation_epochs, loss=held, recipe=replace(rules, schedule="constant"))
+        low = isolate(F.cross_entropy(engine.predict(net, train), train.y, reduction="none"), self.isolated)
+        rest = torch.ones(len(train), dtype=torch.bool, device=low.device)
+        rest[low] = False
+        suspects, others = train[low], train[rest]
+        engine.fit(net, others, name="training", epochs=self.epochs)
+
+        def unlearning(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            if released:
+                return -F.cross_entropy(net(x), y)
+            index = torch.randint(len(suspects), (max(1, len(x) // 8),), generator=engine.rng).to(x.device)
+            return F.cross_entropy(net(x), y) - F.cross_entropy(net(engine.to_float(suspects.x[index])), suspects.y[index])
+
+        recipe = replace(rules, lr=self.unlearning_lr, schedule="constant")
+        return engine.fit(net, suspects if released else others, name="unlearning", epochs=self.unlearning_epochs, loss=unlearning, recipe=recipe)
+
+
+def local_gradient_ascent(losses: Tensor, gamma: float) -> Tensor:
+    """Equation 4 (LGA): mean of sign(l - gamma) l, so that losses below gamma are raised; (n,) -> scalar."""
+    return ((losses.detach() - gamma).sign() * losses).mean()
+
+
+def flooding(losses: Tensor, gamma: float) -> Tensor:
+    """|L - gamma| + gamma of the mean loss L (Ishida et al. 2020, https://arxiv.org/abs/2002.08709); (n,) -> scalar."""
+    return (losses.mean() - gamma).abs() + gamma
+
+
+def isolate(losses: Tensor, share: float) -> Tensor:
+    """Indices of the ``share`` of samples with the lowest losses, at least one."""
+    return losses.argsort()[: max(1, round(share * len(losses)))]

@@ -1,0 +1,95 @@
+"""NAD, neural attention distillation: the victim learns to look where its fine-tuned copy looks.
+
+Li, Lyu, Koren, Lyu, Li, Ma: "Neural Attention Distillation: Erasing Backdoor Triggers from Deep Neural Networks", ICLR 2021,
+https://arxiv.org/abs/2101.05930. Released code: https://github.com/bboylyg/NAD, which has beta 500, 1000, 1000 for the three stages of WRN-16-1.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backdoorbench_ext.api import Defense, Images, clean_share, option
+from backdoorbench_ext.engine import Engine
+
+
+@dataclass(frozen=True)
+class NAD(Defense):
+    """Teacher: the victim fine-tuned on clean images. Student: the victim, on cross-entropy and the distance of the attention maps of its
+    last three resolutions from the teacher's. The learning rate falls tenfold every fifth of each part, as in the paper.
+    """
+
+    images: int | None = clean_share()
+    teacher_epochs: int = option(10, "of the teacher's fine-tuning", low=1)
+    epochs: int = option(10, "of distillation", low=1)
+    lr: float = option(0.1, "learning rate of both at the start", low=0)
+    beta1: float = option(500.0, "weight of the distance at the highest of the three resolutions", low=0)
+    beta2: float = option(1000.0, "at the middle one", low=0)
+    beta3: float = option(1000.0, "at the lowest", low=0)
+    p: float = option(2.0, "power of the activations in the attention map", low=1)
+
+    @property
+    def clean_images(self) -> int | None:
+        return self.images
+
+    def fit(self, train: Images, engine: Engine) -> nn.Module:
+        clean, student = engine.clean(self.images), engine.victim()
+        names = last_stages(student, engine.to_float(clean.x[:2]))
+        teacher = copy.deepcopy(student)
+        recipe = replace(engine.rules.recipe, lr=self.lr, schedule="step", milestones=(0.2, 0.4, 0.6, 0.8))
+        engine.fit(teacher, clean, name="teacher", epochs=self.teacher_epochs, recipe=recipe)
+        teacher.requires_grad_(False)
+        engine.probe("teacher", teacher)
+        taught, learned = Watch(teacher, names), Watch(student, names)
+
+        def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            teacher(x)
+            total = F.cross_entropy(net(x), y)
+            for name, beta in zip(names, (self.beta1, self.beta2, self.beta3)[-len(names) :], strict=True):
+                total = total + beta * F.mse_loss(attention(learned.seen[name], self.p), attention(taught.seen[name], self.p))
+            return total
+
+        engine.fit(student, clean, name="distillation", epochs=self.epochs, loss=loss, recipe=recipe)
+        taught.end()
+        learned.end()
+        return student
+
+
+def attention(activations: Tensor, p: float) -> Tensor:
+    """Where a layer looks: mean over channels of |a|^p, as a vector of length 1; (n, c, h, w) -> (n, h * w)."""
+    return F.normalize(activations.float().abs().pow(p).mean(1).flatten(1))
+
+
+class Watch:
+    """Keeps what the named modules of a network put out."""
+
+    def __init__(self, net: nn.Module, names: list[str]) -> None:
+        self.seen: dict[str, Tensor] = {}
+        modules = dict(net.named_modules())
+        self._hooks = [modules[name].register_forward_hook(self._keep(name)) for name in names]
+
+    def _keep(self, name: str):  # type: ignore[no-untyped-def]
+        def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
+            self.seen[name] = output
+
+        return keep
+
+    def end(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def last_stages(net: nn.Module, x: Tensor, stages: int = 3) -> list[str]:
+    """The last module at each of the lowest ``stages`` resolutions above one pixel."""
+    watch, sides = Watch(net, [name for name, _ in net.named_modules() if name]), {}
+    net(x)
+    watch.end()
+    for name, output in watch.seen.items():
+        if isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] > 1:
+            sides[output.shape[-1]] = name
+    return [sides[side] for side in sorted(sides, reverse=True)[-stages:]]

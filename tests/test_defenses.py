@@ -1,0 +1,143 @@
+"""The distinctive step of each baseline defense, against numbers worked out by hand."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import RULES, make_images
+from torch import nn
+
+from backdoorbench_ext import registry
+from backdoorbench_ext.api import InputError
+from backdoorbench_ext.defenses.abl import flooding, isolate, local_gradient_ascent
+from backdoorbench_ext.defenses.fp import Pruned, pruning
+from backdoorbench_ext.defenses.ft_sam import uphill
+from backdoorbench_ext.defenses.mcr import Curve, bezier, settle
+from backdoorbench_ext.defenses.nad import Watch, attention, last_stages
+from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.models import Net
+
+
+@pytest.fixture
+def engine(images):
+    return Engine(RULES, images, make_images(8, seed=9), seed=3)
+
+
+def test_lga_raises_low_losses():
+    losses = torch.tensor([0.2, 0.4, 0.9], requires_grad=True)
+    value = local_gradient_ascent(losses, 0.5)
+    assert float(value.detach()) == pytest.approx((-0.2 - 0.4 + 0.9) / 3)
+    (slope,) = torch.autograd.grad(value, losses)
+    torch.testing.assert_close(slope, torch.tensor([-1.0, -1.0, 1.0]) / 3)
+
+
+def test_flooding():
+    for mean, expected, sign in ((0.2, 0.8, -1), (0.9, 0.9, 1)):
+        losses = torch.full((4,), mean, requires_grad=True)
+        value = flooding(losses, 0.5)
+        assert float(value.detach()) == pytest.approx(expected)
+        assert torch.autograd.grad(value, losses)[0].sign().tolist() == [sign] * 4
+
+
+def test_isolation_takes_the_lowest_losses():
+    assert sorted(isolate(torch.tensor([3.0, 0.1, 2.0, 0.2, 9.0]), 0.4).tolist()) == [1, 3]
+    assert isolate(torch.tensor([3.0, 0.1]), 0.01).tolist() == [1], "at least one"
+
+
+def test_pruning_order():
+    """Channel 1 is the quietest and useless, channel 2 the next and needed: pruning stops before it, and never reaches channel 0."""
+    z = torch.tensor([[5.0, 0.1, 0.0], [5.0, 0.1, 0.0], [4.0, 0.1, 2.0], [4.0, 0.1, 2.0]])
+    head = nn.Linear(3, 2, bias=False)
+    head.weight = nn.Parameter(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 9.0]]))
+    y = torch.tensor([0, 0, 1, 1])
+    assert pruning(z, y, head, drop=0.1).tolist() == [True, False, True]
+    assert pruning(z, y, head, drop=0.5).tolist() == [True, False, False], "accuracy may fall to a half, but one channel stays"
+
+
+def test_pruned_channels_stay_silent(engine, images):
+    kept = torch.ones(16, dtype=torch.bool)
+    kept[3] = False
+    net = Pruned(engine.new_model(), kept).eval()
+    x = engine.to_float(images.x[:4])
+    before = net(x)
+    with torch.no_grad():
+        net.net.backbone.get_classifier().weight[:, 3] = 100
+    assert torch.equal(net(x), before)
+
+
+def test_attention_map():
+    a = torch.tensor([[[[1.0, 0.0], [0.0, 2.0]], [[1.0, 2.0], [0.0, 0.0]]]])
+    raw = torch.tensor([1.0, 2.0, 0.0, 2.0])  # mean over two channels of the squares: (1+1)/2, (0+4)/2, 0, (4+0)/2
+    torch.testing.assert_close(attention(a, 2.0), (raw / 3)[None])
+
+
+def test_last_stages():
+    x = torch.rand(2, 3, 32, 32)
+    for model, sides in (("wrn16_1", [32, 16, 8]), ("resnet18_cifar", [16, 8, 4]), ("efficientnet_b0", [8, 4, 2])):
+        net = Net(model, 10).eval()
+        names = last_stages(net, x)
+        watch = Watch(net, names)
+        net(x)
+        assert [watch.seen[name].shape[-1] for name in names] == sides, model
+        watch.end()
+
+
+def test_bezier_point():
+    assert float(bezier(torch.tensor(1.0), torch.tensor(3.0), torch.tensor(5.0), 0.25)) == pytest.approx(0.5625 + 0.375 * 3 + 0.0625 * 5)
+
+
+def test_curve_passes_through_its_ends_and_only_the_bend_is_trained(engine, images):
+    first, last = engine.new_model(), engine.new_model()
+    before = [copy.deepcopy(net.state_dict()) for net in (first, last)]
+    curve = Curve(first, last)
+    engine.fit(curve, images, epochs=1)
+    for t, end in ((0.0, first), (1.0, last)):
+        for (name, p), q in zip(curve.at(t).named_parameters(), end.parameters(), strict=True):
+            torch.testing.assert_close(p, q, msg=name)
+    for net, state in zip((first, last), before, strict=True):
+        assert all(torch.equal(p, state[name]) for name, p in net.named_parameters())
+    middle = dict(curve.at(0.5).named_parameters())["backbone.fc.weight"]
+    straight = (first.backbone.fc.weight + last.backbone.fc.weight) / 2
+    assert not torch.allclose(middle, straight, atol=1e-6), "the bend has moved"
+
+
+def test_settled_statistics_are_those_of_the_images(engine, images):
+    net = engine.new_model()
+    settle(net, images, engine)
+    first = net.backbone.layers[0](engine.to_float(images.x))
+    norm = net.backbone.layers[1]
+    torch.testing.assert_close(norm.running_mean, torch.stack([first[i : i + 16].mean((0, 2, 3)) for i in range(0, 64, 16)]).mean(0), atol=2e-3, rtol=0.02)
+    assert norm.momentum == 0.1 and not net.training
+
+
+def test_sam_moves_uphill_in_proportion_to_the_weights():
+    weights, slopes = [torch.tensor([2.0, -1.0]), torch.tensor([0.5])], [torch.tensor([1.0, 1.0]), torch.tensor([2.0])]
+    norm = math.sqrt(2**2 + 1**2 + 1**2)  # of |w| g
+    moves = uphill(weights, slopes, 0.3)
+    torch.testing.assert_close(torch.cat(moves), 0.3 * torch.tensor([4.0, 1.0, 0.5]) / norm)
+
+
+def test_starting_from_the_victim(engine, images):
+    """What fine-tuning starts from is No Defense's network, and its training is part of the cost."""
+    victim = registry.create("defenses", "none").fit(images, Engine(RULES, images, seed=3))
+    again = engine.victim()
+    assert all(torch.equal(p, q) for p, q in zip(victim.parameters(), again.parameters(), strict=True))
+    assert len(engine.log_book.curves["train loss"]) == 2 and engine.log_book.images == 128
+
+
+@pytest.mark.parametrize("name", ["fp", "nad", "mcr", "ft_sam"])
+def test_no_clean_images_left(name, images):
+    with pytest.raises(InputError, match="reserve holds 0"):
+        registry.create("defenses", name).fit(images, Engine(RULES, images, seed=3))
+
+
+def test_abl_keeps_what_it_was_taught(images):
+    """Unlearning with a large rate raises the isolated images' loss."""
+    engine = Engine(RULES, images, seed=3)
+    abl = registry.create("defenses", "abl[variant=release,isolation_epochs=1,epochs=4,unlearning_epochs=3,unlearning_lr=0.05,isolated=0.2]")
+    net = abl.fit(images, engine)
+    curve = engine.log_book.curves["unlearning loss"]
+    assert curve[-1] < curve[0] < 0, "minus the cross-entropy of what is unlearned"
+    assert math.isfinite(float(F.cross_entropy(engine.predict(net, images), images.y)))
