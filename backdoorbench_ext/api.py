@@ -36,8 +36,8 @@ class Images:
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self: AnyImages, index: Tensor) -> AnyImages:
-        """The images at ``index`` (bool mask or int64); every tensor of the set is indexed alike."""
+    def __getitem__(self: AnyImages, index: Tensor | slice) -> AnyImages:
+        """The images at ``index`` (bool mask, int64 or a slice); every tensor of the set is indexed alike."""
         return self._map(lambda tensor: tensor[index])
 
     def to(self: AnyImages, device: torch.device | str) -> AnyImages:
@@ -275,6 +275,11 @@ class Defense(Method, ABC):
     @property
     def clean_images(self) -> int | None:
         """How many clean images it will ask of ``engine.clean``, None for all of the reserve; checked before any training."""
+        return 0
+
+    @property
+    def clean_per_class(self) -> int:
+        """How many clean images of every class it will ask of ``engine.clean_per_class``."""
         return 0
 
     def finish(self, net: nn.Module, engine: Engine) -> nn.Module:

@@ -90,6 +90,15 @@ def augment(x: Tensor, rules: Rules, rng: torch.Generator) -> Tensor:
     return x
 
 
+def check_per_class(held: list[int], n: int, classes: tuple[str, ...], rules: Rules) -> None:
+    """Raises:
+    InputError: fewer than ``n`` clean images are held of a class.
+    """
+    if min(held) < n:
+        least = f"{min(held)} of class {classes[held.index(min(held))]!r}"
+        raise InputError(f"{n} clean images of each class are asked for, but the protocol's reserve holds {least}: raise its share ({rules.reserve:g})")
+
+
 @dataclass
 class Log:
     """What a training tells about itself: curves by name (one number an epoch), seconds by stage, images trained on, clean images given."""
@@ -175,6 +184,19 @@ class Engine:
         self.log_book.clean_given = max(self.log_book.clean_given, n)
         return self._reserve[torch.randperm(held, generator=torch.Generator().manual_seed(seed_of(self.seed, "clean")))[:n].to(self.device)]
 
+    def clean_per_class(self, n: int) -> Images:
+        """``n`` clean images of every class, chosen at random from the reserve; the record says how many were given.
+
+        Raises:
+            InputError: the reserve holds fewer of a class.
+        """
+        reserve = self._train[:0] if self._reserve is None else self._reserve
+        order = torch.randperm(len(reserve), generator=torch.Generator().manual_seed(seed_of(self.seed, "clean"))).to(self.device)
+        found = [order[reserve.y[order] == label][:n] for label in range(len(self.classes))]
+        check_per_class([len(own) for own in found], n, self.classes, self.rules)
+        self.log_book.clean_given = max(self.log_book.clean_given, n * len(self.classes))
+        return reserve[torch.cat(found)]
+
     def log(self, **numbers: float) -> None:
         """Append one number to each of the named curves."""
         for name, number in numbers.items():
@@ -202,8 +224,11 @@ class Engine:
         for index in order.split(size):
             if train and len(index) < size:
                 return
-            x = augment(images.x[index], self.rules, self.rng) if train else images.x[index]
-            yield self.to_float(x), images.y[index]
+            yield self.view(images.x[index]) if train else self.to_float(images.x[index]), images.y[index]
+
+    def view(self, x: Tensor) -> Tensor:
+        """A random augmentation of each of these uint8 images (n, 3, h, w), as the protocol has it: float in [0, 1]."""
+        return self.to_float(augment(x, self.rules, self.rng))
 
     def fit(
         self, net: nn.Module, images: Images, *, name: str = "train", epochs: int | None = None, steps: int | None = None,

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from . import datasets, plots, records, registry
 from .api import Attack, Defense, Images, InputError, Poisoned
-from .engine import Engine, pick_device, seed_of
+from .engine import Engine, check_per_class, pick_device, seed_of
 from .engine import Progress as Report
 from .files import once
 from .models import parameters
@@ -103,6 +103,8 @@ def parts(cell: Cell, options: Options) -> Parts:
     if needed > len(reserve):
         share = f"{100 * rules.reserve:g} % of {cell.dataset}"
         raise InputError(f"{cell.defense} needs {needed} clean images, but the protocol's reserve ({share}) holds {len(reserve)}")
+    if defense.clean_per_class:
+        check_per_class(reserve.y.bincount(minlength=len(train.classes)).tolist(), defense.clean_per_class, train.classes, rules)
     try:
         attack.check(rest.x[:1].float() / 255)
         attack.choose(rest, target=rules.target, rate=cell.rate, rng=torch.Generator(), spare_target=rules.spare_target)

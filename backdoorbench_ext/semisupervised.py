@@ -1,0 +1,82 @@
+"""Learning from images some of whose labels are trusted: symmetric cross-entropy and MixMatch, for the defenses that split their data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .api import Images
+from .engine import Engine
+
+
+def symmetric_cross_entropy(logits: Tensor, y: Tensor, alpha: float = 0.1, beta: float = 1.0) -> Tensor:
+    """alpha CE(y, p) + beta CE(p, y), with log 0 taken as log 1e-4 in the second; (n, classes), (n,) -> (n,).
+
+    Wang et al. 2019, https://arxiv.org/abs/1908.06112; alpha and beta as in DBD and ASD.
+    """
+    p = logits.softmax(1).clamp(1e-7, 1)
+    given = F.one_hot(y, logits.shape[1]).to(p).clamp(1e-4, 1)
+    return alpha * F.cross_entropy(logits, y, reduction="none") - beta * (p * given.log()).sum(1)
+
+
+def sharpen(p: Tensor, temperature: float) -> Tensor:
+    """p^(1 / T), normalised: distributions (n, classes) -> the same."""
+    sharp = p ** (1 / temperature)
+    return sharp / sharp.sum(1, keepdim=True)
+
+
+def mix(x: Tensor, targets: Tensor, share: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """``share`` of each image and target, the rest from another: MixUp, with share >= 1/2 so that each stays mostly itself."""
+    share = torch.maximum(share, 1 - share)
+    return torch.lerp(x[order], x, share), torch.lerp(targets[order], targets, share)
+
+
+class MixMatch:
+    """The loss of MixMatch on a labelled and an unlabelled part, both drawn here; give it to ``engine.fit``, which counts its steps.
+
+    Berthelot et al. 2019, https://arxiv.org/abs/1905.02249. Labels of the unlabelled part are guessed: the sharpened mean prediction
+    for two augmentations of an image.
+
+    Args:
+        temperature: of the sharpening.
+        alpha: both parameters of the Beta distribution that mixing draws its share from.
+        weight: of the unlabelled part's squared error; ``ramp`` steps bring it up from 0.
+    """
+
+    def __init__(self, engine: Engine, *, temperature: float = 0.5, alpha: float = 0.75, weight: float = 15.0, ramp: int = 0) -> None:
+        self.engine, self.temperature, self.alpha, self.weight, self.ramp = engine, temperature, alpha, weight, ramp
+        self.steps = 0
+        self.labelled: Images | None = None
+        self.unlabelled: Images | None = None
+
+    def split(self, images: Images, trusted: Tensor) -> None:
+        """Labels count for the images where ``trusted``, bool (n,)."""
+        self.labelled, self.unlabelled = images[trusted], images[~trusted]
+
+    def draw(self, images: Images, n: int) -> Tensor:
+        return torch.randint(len(images), (n,), generator=self.engine.rng).to(images.y.device)
+
+    def __call__(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        assert self.labelled is not None and self.unlabelled is not None
+        engine, n, classes = self.engine, len(x), len(self.labelled.classes)
+        mine, other = self.draw(self.labelled, n), self.draw(self.unlabelled, n)
+        known = engine.view(self.labelled.x[mine])
+        views = [engine.view(self.unlabelled.x[other]) for _ in range(2)]
+        with torch.no_grad():
+            guess = sharpen(sum(net(view).float().softmax(1) for view in views) / 2, self.temperature)
+        targets = torch.cat((F.one_hot(self.labelled.y[mine], classes).to(guess), guess, guess))
+        share = torch.distributions.Beta(self.alpha, self.alpha).sample()
+        images, targets = mix(torch.cat((known, *views)), targets, share.to(known), torch.randperm(3 * n, generator=engine.rng).to(known.device))
+        logits = net(images).float()
+        self.steps += 1
+        weight = self.weight * min(1.0, self.steps / self.ramp) if self.ramp else self.weight
+        return F.cross_entropy(logits[:n], targets[:n]) + weight * F.mse_loss(logits[n:].softmax(1), targets[n:])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.steps = int(state_dict["steps"])

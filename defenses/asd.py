@@ -1,0 +1,109 @@
+"""ASD: split the training set by loss into trusted and suspect images, again and again, and learn the suspect ones without their labels.
+
+Gao, Bai, Gu, Yang, Xia: "Backdoor Defense via Adaptively Splitting Poisoned Dataset", CVPR 2023, https://arxiv.org/abs/2303.12993.
+Released code: https://github.com/KuofengGao/ASD. Its first trusted images are picked with the poison flag; ours come from the clean reserve, as the
+paper has it, and stay in the trusted part beside what the splits choose.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backdoorbench_ext.api import Defense, Images, option
+from backdoorbench_ext.engine import Engine, seed_of
+from backdoorbench_ext.semisupervised import MixMatch, symmetric_cross_entropy
+
+
+@dataclass(frozen=True)
+class ASD(Defense):
+    """Trusted are, beside the seeds: first the lowest losses of each class, more every ``every`` rounds; then the lower half of all losses; at the end the
+    half whose loss falls least in one epoch of ordinary training, since poisoned images are learned in one.
+    """
+
+    seeds: int = option(10, "clean images of each class to start with", low=1)
+    growth: int = option(10, "how many more images of each class are trusted every few rounds of the first stage", low=1)
+    every: int = option(5, "after how many rounds", low=1)
+    first: int = option(60, "rounds of the first stage", low=1)
+    second: int = option(30, "of the second", low=0)
+    third: int = option(30, "of the third", low=0)
+    steps: int = option(1024, "batches of MixMatch a round", low=1)
+    trusted: float = option(0.5, "share of the images that is trusted from the second stage on", low=0.01, high=0.99)
+    lr: float = option(0.002, "learning rate of Adam", low=0)
+    meta_lr: float = option(0.015, "learning rate of the epoch that the third stage looks ahead", low=0)
+
+    @property
+    def clean_per_class(self) -> int:
+        return self.seeds
+
+    def fit(self, train: Images, engine: Engine) -> nn.Module:
+        seeds, net = engine.clean_per_class(self.seeds), engine.new_model()
+        rounds, recipe = (
+            self.first + self.second + self.third,
+            replace(engine.rules.recipe, optimizer="adam", lr=self.lr, schedule="constant", weight_decay=0.0),
+        )
+        whole = replace(train, x=torch.cat((train.x, seeds.x)), y=torch.cat((train.y, seeds.y)))
+        match = Rounds(engine, self.steps, lambda done: self.split(net, train, len(seeds), done, engine), whole, ramp=rounds * self.steps)
+        return engine.fit(net, train, name="MixMatch", steps=rounds * self.steps, loss=match, recipe=recipe, beside=(match,))
+
+    def split(self, net: nn.Module, train: Images, seeds: int, done: int, engine: Engine) -> Tensor:
+        """Who is trusted in round ``done``: bool, the training images and then the seeds."""
+        losses = symmetric_cross_entropy(engine.predict(net, train), train.y)
+        if done < self.first:
+            chosen = lowest_per_class(losses, train.y, self.growth * (done // self.every), len(train.classes))
+        else:
+            if done >= self.first + self.second:
+                losses = losses - symmetric_cross_entropy(engine.predict(self.ahead(net, train, done, engine), train), train.y)
+            chosen = torch.zeros(len(train), dtype=torch.bool, device=losses.device)
+            chosen[losses.argsort()[: round(self.trusted * len(train))]] = True
+        return torch.cat((chosen, torch.ones(seeds, dtype=torch.bool, device=losses.device)))
+
+    def ahead(self, net: nn.Module, train: Images, done: int, engine: Engine) -> nn.Module:
+        """The network after one ordinary epoch of its later half, with chance of its own."""
+        with torch.random.fork_rng():
+            own = Engine(engine.rules, train, seed=seed_of(engine.seed, "ahead", done), device=engine.device)
+            later = copy.deepcopy(net)
+            trained = list(later.parameters())
+            for p in trained[: len(trained) // 2]:
+                p.requires_grad_(False)
+            recipe = replace(engine.rules.recipe, optimizer="adam", lr=self.meta_lr, schedule="constant", weight_decay=0.0)
+            return own.fit(later, train, epochs=1, recipe=recipe, loss=lambda n, x, y: F.cross_entropy(n(x), y))
+
+
+def lowest_per_class(losses: Tensor, y: Tensor, n: int, classes: int) -> Tensor:
+    """The ``n`` lowest losses of each class: bool like ``losses``."""
+    chosen = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    for label in range(classes):
+        own = (y == label).nonzero().flatten()
+        chosen[own[losses[own].argsort()[:n]]] = True
+    return chosen
+
+
+class Rounds(MixMatch):
+    """MixMatch that splits ``images`` anew before every round of ``length`` steps."""
+
+    def __init__(self, engine: Engine, length: int, split: Any, images: Images, **more: Any) -> None:
+        super().__init__(engine, **more)
+        self.length, self.choose, self.images = length, split, images
+        self.trusted: Tensor | None = None
+
+    def __call__(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        if self.steps % self.length == 0:
+            self.trusted = self.choose(self.steps // self.length)
+            net.train()
+        if self.steps % self.length == 0 or self.labelled is None:
+            assert self.trusted is not None
+            self.split(self.images, self.trusted)
+        return super().__call__(net, x, y)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"trusted": self.trusted}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.trusted, self.labelled = state_dict["trusted"], None

@@ -1,0 +1,74 @@
+"""DBD: learn features without labels, a classifier on them, and then trust the half of the labels that it finds easy.
+
+Huang, Li, Wu, Qin, Ren: "Backdoor Defense via Decoupling the Training Process", ICLR 2022, https://arxiv.org/abs/2202.03423.
+Released code: https://github.com/SCLBD/DBD, which loads the features of epoch 100 though it trains 1,000. BackdoorBench has 100, and temperature 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from backdoorbench_ext.api import Defense, Images, option
+from backdoorbench_ext.contrastive import nt_xent, simclr_view
+from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.models import Net
+from backdoorbench_ext.semisupervised import MixMatch, symmetric_cross_entropy
+
+
+@dataclass(frozen=True)
+class DBD(Defense):
+    """1. SimCLR. 2. A linear classifier on the frozen features, by symmetric cross-entropy. 3. MixMatch on all layers: the share
+    ``trusted`` with the lowest loss keeps its labels.
+    """
+
+    contrastive_epochs: int = option(1000, "of step 1", low=1)
+    contrastive_lr: float = option(0.4, "its learning rate, cosine", low=0)
+    contrastive_batch: int = option(512, "its batch size", low=2)
+    temperature: float = option(0.5, "of its softmax", low=0.01)
+    warmup_epochs: int = option(10, "of step 2", low=1)
+    rounds: int = option(190, "rounds of step 3; the weight of the images without labels rises over them", low=1)
+    steps: int = option(1024, "batches a round", low=1)
+    trusted: float = option(0.5, "share of the images whose labels are kept", low=0.01, high=0.99)
+    lr: float = option(0.002, "learning rate of Adam in steps 2 and 3", low=0)
+
+    def fit(self, train: Images, engine: Engine) -> nn.Module:
+        net = engine.new_model()
+        projected = engine.move(Projected(net))
+        raw = replace(train, y=torch.arange(len(train), device=train.y.device))  # the label of an image is its place: views are made of raw pixels
+
+        def contrast(both: nn.Module, x: Tensor, place: Tensor) -> Tensor:
+            pixels = engine.to_float(train.x[place])
+            return nt_xent(both(torch.cat([simclr_view(pixels, engine.rng) for _ in range(2)])), self.temperature)
+
+        recipe = replace(engine.rules.recipe, lr=self.contrastive_lr, schedule="cosine", batch_size=self.contrastive_batch)
+        engine.fit(projected, raw, name="SimCLR", epochs=self.contrastive_epochs, loss=contrast, recipe=recipe)
+
+        def frozen(head: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            with torch.no_grad():
+                z = net.eval().features(x)
+            return symmetric_cross_entropy(head(z).float(), y).mean()
+
+        adam = replace(engine.rules.recipe, optimizer="adam", lr=self.lr, schedule="constant", weight_decay=0.0)
+        engine.fit(net.backbone.get_classifier(), train, name="classifier", epochs=self.warmup_epochs, loss=frozen, recipe=adam)
+        losses = symmetric_cross_entropy(engine.predict(net, train), train.y)
+        trusted = torch.zeros(len(train), dtype=torch.bool, device=losses.device)
+        trusted[losses.argsort()[: round(self.trusted * len(train))]] = True
+        match = MixMatch(engine, ramp=self.rounds * self.steps)
+        match.split(train, trusted)
+        return engine.fit(net, train, name="MixMatch", steps=self.rounds * self.steps, loss=match, recipe=adam, beside=(match,))
+
+
+class Projected(nn.Module):
+    """The embedding behind SimCLR's head: two layers, 128 outputs."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        d = net.num_features
+        self.net, self.head = net, nn.Sequential(nn.Linear(d, d), nn.BatchNorm1d(d), nn.ReLU(), nn.Linear(d, 128))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.net.features(x))
+        return out

@@ -1,0 +1,114 @@
+"""Semi-supervised and contrastive learning against numbers by hand, colorsys, OpenCV and plain loops."""
+
+import colorsys
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import RULES, make_images
+
+from backdoorbench_ext.api import InputError
+from backdoorbench_ext.contrastive import blur, jitter, nt_xent, shift_hue, simclr_view
+from backdoorbench_ext.defenses.asd import ASD, lowest_per_class
+from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.semisupervised import MixMatch, mix, sharpen, symmetric_cross_entropy
+
+
+def test_symmetric_cross_entropy():
+    p = torch.tensor([[0.7, 0.2, 0.1]])
+    expected = 0.1 * -math.log(0.2) - (0.7 * math.log(1e-4) + 0.1 * math.log(1e-4))  # the given class has log 1 = 0
+    torch.testing.assert_close(symmetric_cross_entropy(p.log(), torch.tensor([1])), torch.tensor([expected]))
+
+
+def test_sharpen():
+    torch.testing.assert_close(sharpen(torch.tensor([[0.6, 0.3, 0.1]]), 0.5), torch.tensor([[0.36, 0.09, 0.01]]) / 0.46)
+
+
+def test_mix_keeps_the_larger_share():
+    x, targets, order = torch.tensor([[0.0], [10.0]]), torch.eye(2), torch.tensor([1, 0])
+    for share in (0.3, 0.7):
+        mixed, given = mix(x, targets, torch.tensor(share), order)
+        torch.testing.assert_close(mixed, torch.tensor([[3.0], [7.0]]))
+        torch.testing.assert_close(given, torch.tensor([[0.7, 0.3], [0.3, 0.7]]))
+
+
+def test_mixmatch_never_sees_untrusted_labels(images):
+    """Wrong labels of the unlabelled part change nothing; the weight of that part rises."""
+    losses = []
+    for wrong in (False, True):
+        engine = Engine(RULES, images, seed=3)
+        trusted = torch.arange(64) < 32
+        y = torch.where(trusted, images.y, (images.y + wrong) % 4)
+        match = MixMatch(engine, ramp=10)
+        match.split(type(images)(images.x, y, images.classes), trusted)
+        assert len(match.labelled) == len(match.unlabelled) == 32
+        losses.append(float(match(engine.new_model(), torch.zeros(8, 3, 32, 32), y).detach()))
+        assert match.state_dict() == {"steps": 1}
+    assert losses[0] == losses[1] > 0
+
+
+def test_nt_xent_against_loops():
+    z = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    u, total = F.normalize(z), 0.0
+    for i in range(6):
+        partner = (i + 3) % 6
+        others = [math.exp(float(u[i] @ u[k]) / 0.5) for k in range(6) if k != i]
+        total -= math.log(math.exp(float(u[i] @ u[partner]) / 0.5) / sum(others))
+    assert float(nt_xent(z, 0.5)) == pytest.approx(total / 6, rel=1e-5)
+
+
+def test_hue_against_colorsys():
+    x = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    turn = torch.tensor([0.0, 0.1, -0.1, 0.5, 0.9]).view(5, 1, 1, 1)
+    out = shift_hue(x, turn)
+    for n in range(5):
+        h, s, v = colorsys.rgb_to_hsv(*x[n, :, 1, 2].tolist())
+        torch.testing.assert_close(out[n, :, 1, 2], torch.tensor(colorsys.hsv_to_rgb((h + float(turn[n])) % 1, s, v)), atol=1e-5, rtol=0)
+
+
+def test_jitter_by_hand():
+    x = torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    torch.testing.assert_close(jitter(x, 1.5 * one, one, one, zero)[0, :, 0, 0], torch.tensor([0.3, 0.6, 0.9]))
+    grey = 0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.6
+    torch.testing.assert_close(jitter(x, one, one, zero, zero)[0, :, 0, 0], torch.full((3,), grey))
+    torch.testing.assert_close(jitter(x, one, 0.5 * one, one, zero)[0, :, 0, 0], (torch.tensor([0.2, 0.4, 0.6]) + grey) / 2)
+
+
+def test_blur_against_opencv():
+    x = torch.rand(3, 3, 8, 9, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.3, 1.0, 2.0])
+    out = blur(x, sigma)
+    for n in range(3):
+        expected = cv2.GaussianBlur(x[n].permute(1, 2, 0).numpy(), (3, 3), float(sigma[n]), borderType=cv2.BORDER_REFLECT_101)
+        np.testing.assert_allclose(out[n].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+
+def test_simclr_views_differ_between_images_and_seeds():
+    x = make_images(1).x.float().div(255).expand(8, -1, -1, -1)
+    out = simclr_view(x, torch.Generator().manual_seed(0))
+    assert out.shape == x.shape and out.min() >= 0 and out.max() <= 1
+    assert len({float(view.sum()) for view in out}) == 8
+    assert torch.equal(out, simclr_view(x, torch.Generator().manual_seed(0)))
+    flat = torch.full((64, 3, 16, 16), 0.5)
+    assert simclr_view(flat, torch.Generator().manual_seed(1)).flatten(1).std(1).max() < 1e-5, "a flat image stays flat wherever it is cropped"
+
+
+def test_asd_splits(images):
+    losses, y = torch.tensor([0.5, 0.1, 0.9, 0.2, 0.3, 0.8]), torch.tensor([0, 0, 0, 1, 1, 1])
+    assert lowest_per_class(losses, y, 2, 2).tolist() == [True, True, False, True, True, False]
+    engine = Engine(RULES, images, make_images(8, seed=9), seed=3)
+    asd, net = ASD(seeds=2, growth=3, every=2, first=4, second=1, third=1, steps=2), engine.new_model()
+    counts = [int(asd.split(net, images, 8, done, engine).sum()) - 8 for done in range(6)]
+    assert counts == [0, 0, 12, 12, 32, 32], "3 of each of 4 classes from round 2 on, then the half"
+    assert all(p.requires_grad for p in net.parameters()), "looking ahead leaves the network alone"
+
+
+def test_too_few_clean_images_of_a_class(images):
+    with pytest.raises(InputError, match=r"3 clean images of each class are asked for, but the protocol's reserve holds 2 of class 'class0'"):
+        Engine(RULES, images, make_images(8, seed=9)).clean_per_class(3)
+    with pytest.raises(InputError, match=r"holds 0 of class"):
+        Engine(RULES, images).clean_per_class(1)
