@@ -1,4 +1,4 @@
-"""``bbx``: list, show, run, status, table, plot, poison, doctor. Exit codes: 0 all done, 1 some cell failed, 2 bad input."""
+"""``bbx``: list, show, run, status, table, plot, poison, tune, doctor. Exit codes: 0 all done, 1 some cell failed, 2 bad input."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
+from statistics import mean
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from rich.markup import escape
 from rich.progress import Progress, track
 from rich.table import Table
 
-from . import __version__, datasets, export, models, plots, records, registry, runner, suite, tables
+from . import __version__, datasets, export, models, plots, records, registry, runner, suite, tables, tune
 from .api import InputError
 from .protocols import PROTOCOLS
 from .suite import Suite
@@ -313,6 +314,44 @@ def poison(
             cells[0], options, to, form or ("npz" if to.suffix == ".npz" else "png"), lambda n, total: bar.update(task, completed=n, total=total)
         )
     err.print(f"wrote {to}: " + ", ".join(f"{n} {name}" for name, n in counts.items()), highlight=False, soft_wrap=True)
+
+
+@app.command("tune")
+def tune_(
+    defense: Annotated[str, typer.Argument(help="the defense, with the options that stay")],
+    dataset: Annotated[str, typer.Option(help="the data set")],
+    attack: Annotated[str, typer.Option(help="the attack")] = "badnets",
+    grid: Annotated[list[str], typer.Option(help="an option and its values, t1=3,5,8; several times; the defense's own choice if not given")] = [],  # noqa: B006
+    folds: Annotated[int, typer.Option(help="parts that the poisoned training set is split into")] = 5,
+    protocol: Annotated[str, typer.Option(help="protocol: " + ", ".join(PROTOCOLS))] = "cbd",
+    rate: Annotated[float, typer.Option(help="poisoning rate")] = 0.1,
+    seed: Annotated[int, typer.Option(help="of everything")] = 0,
+    epochs: Epochs = None,
+    model: Model = None,
+    data: Data = None,
+    download: Download = False,
+    device: Device = "auto",
+    to: Out = Path("runs"),
+    plugin: Plugins = [],  # noqa: B006
+) -> None:
+    """Choose a defense's options by cross-validation on the poisoned training set."""
+    for file in plugin:
+        registry.add_file(file)
+    axes: dict[str, list[Any]] = {}
+    for text in grid:
+        key, equals, values = text.partition("=")
+        if not equals or not values:
+            raise InputError(f"--grid must be an option and its values, like t1=3,5,8, not {text!r}")
+        axes[key] = [registry.parse(f"x[v={value}]")[1]["v"] for value in registry.split(values)]
+    names_ = tune.choices(defense, axes)
+    cell = _own_grid(dataset, attack, "none", protocol).changed(epochs=epochs, model=model, seeds=(seed,), rates=(rate,)).cells()[0]
+    options = runner.Options(out=to, data=data, download=download, device=device, plugins=tuple(plugin))
+    results = tune.cross_validate(cell, names_, folds, options, lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
+    table = Table("defense", "accuracy on held-out folds, %", "lowest", "highest", box=None)
+    for name, accuracy in results.items():
+        table.add_row(escape(name), f"{100 * mean(accuracy):.2f}", f"{100 * min(accuracy):.2f}", f"{100 * max(accuracy):.2f}")
+    out.print(table)
+    print(tune.best(results))
 
 
 @app.command()

@@ -130,7 +130,7 @@ class Engine:
         self.rules, self.classes, self.seed = rules, train.classes, seed
         self.device, self.bf16 = torch.device(device), has_bf16(torch.device(device))
         self.log_book = Log()
-        self.probes: dict[str, nn.Module] = {}
+        self.probes: dict[str, nn.Module | Callable[[Tensor], nn.Module]] = {}
         self.rng = torch.Generator().manual_seed(seed)
         self._reserve, self._state, self._progress, self._stage = reserve, state, progress, 0
         self._train, self._victim = train, victim
@@ -202,8 +202,11 @@ class Engine:
         for name, number in numbers.items():
             self.log_book.curves.setdefault(name, []).append(float(number))
 
-    def probe(self, name: str, net: nn.Module) -> None:
-        """Have another network than the result measured too, under ``name``; the defense never sees the outcome."""
+    def probe(self, name: str, net: nn.Module | Callable[[Tensor], nn.Module]) -> None:
+        """Have another network than the result measured too, under ``name``; the defense never sees the outcome.
+
+        A function is given 100 triggered test images, float (n, 3, h, w), when the defense is done, and returns the network.
+        """
         self.probes[name] = net
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -297,6 +300,13 @@ class Engine:
         clean, bad = self.predict(net, test).argmax(1), self.predict(net, triggered).argmax(1)
         hits = {"ca": clean == test.y, "asr": bad == triggered.y, "arr": bad == triggered.true}
         return {name: [int(hit.sum()), len(hit)] for name, hit in hits.items()}
+
+    def measure_probes(self, test: Images, triggered: Poisoned) -> dict[str, dict[str, list[int]]]:
+        """As ``measure``, for each probe."""
+        chosen = torch.randperm(len(triggered), generator=torch.Generator().manual_seed(seed_of(self.seed, "triggered")))[:100]
+        x = self.to_float(triggered.x[chosen.to(self.device)])
+        made = {name: probe if isinstance(probe, nn.Module) else probe(x) for name, probe in self.probes.items()}
+        return {name: self.measure(net, test, triggered) for name, net in made.items()}
 
     def _optimizer(self, net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         trained = [p for p in net.parameters() if p.requires_grad]

@@ -188,7 +188,7 @@ def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: 
     begun = time.perf_counter()
     net = defense.finish(trained, engine)
     metrics = engine.measure(net, test, triggered)
-    probes = {name: engine.measure(probe, test, triggered) for name, probe in engine.probes.items()}
+    probes = engine.measure_probes(test, triggered)
     book = engine.log_book
     return {
         "format": records.FORMAT,

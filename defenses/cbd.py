@@ -7,6 +7,7 @@ Released code: https://github.com/zaixizhang/CBD.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,8 @@ class CBD(Defense):
     The paper does not say how the discriminator is optimised: Adam at 1e-3 is ours. So is t1_schedule="one-cycle", for short trainings: at a
     constant rate the loss of poisoned samples under f_B still jumps when T1 ends, and the weights with it (docs/results.md).
     """
+
+    TUNED: ClassVar = {"t1": (3, 5, 8), "beta": (1e-5, 1e-4, 1e-3)}  # section 5.1, by 5-fold cross-validation: bbx tune cbd
 
     variant: str = option("paper", "whose rules", choices=("paper", "release"))
     t1: int = option(5, "length of f_B's training in epochs; the paper searches 3, 5, 8", low=1)

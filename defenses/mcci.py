@@ -72,6 +72,9 @@ class MCCI(Defense):
             return self.tuned(net.sfrn, engine)
         x = engine.to_float(engine.clean(self.images if self.inference == "avg" else 1).x)
         engine.probe("AIN alone", MindControl(net, sfrn_sees=x))
+        # Table 3, the mind control the other way round: APC and APP, RPC and RPP are the CA and ASR of these.
+        engine.probe("mean poisoned spectrum", lambda bad: MindControl(net, ain_sees=net.spectrum(bad).mean(0, keepdim=True)))
+        engine.probe("one poisoned spectrum", lambda bad: MindControl(net, ain_sees=net.spectrum(bad[:1])))
         return self.tuned(MindControl(net, ain_sees=net.spectrum(x).mean(0, keepdim=True)), engine)
 
     def tuned(self, net: nn.Module, engine: Engine) -> nn.Module:

@@ -15,7 +15,7 @@ import torch
 from conftest import RULES
 from test_registry import DEFENSE
 
-from backdoorbench_ext import cli, records, registry, runner, suite
+from backdoorbench_ext import cli, records, registry, runner, suite, tune
 from backdoorbench_ext.api import InputError
 from backdoorbench_ext.benchmarks.speed.overhead import DEFENSES, overhead
 from backdoorbench_ext.suite import Suite
@@ -211,7 +211,7 @@ def test_a_dropped_file_is_a_defense(tmp_path):
         (["run", "--dataset", "digits", "--attacks", "badnets"], "needs --attacks and --defenses"),
         (["run", "--dataset", "cifar10", "--attacks", "badnets", "--defenses", "none"], "cifar10 needs --data DIR"),
         (["table", "demo", "--out", "nowhere"], "no records of demo yet: bbx run demo"),
-        (["show", "cdb"], "Did you mean 'cbd'"),
+        (["show", "cbdd"], "Did you mean 'cbd'"),
         (["list", "attack"], "Did you mean 'attacks'"),
     ],
 )
@@ -256,3 +256,24 @@ def test_damaged_records(text, tmp_path):
 def test_overhead_times_every_defense():
     seconds = overhead("digits[train=40]", rounds=1, device="cpu", model="bbx_test")
     assert len(seconds) == len(DEFENSES) and all(len(own) == 1 and own[0] > 0 for own in seconds.values())
+
+
+def test_tune_by_cross_validation(tmp_path, grid, monkeypatch):
+    """Folds share no image and leave none out; what is finished is kept; the best is the highest mean."""
+    names = tune.choices("cbd[t1_steps=1]", {"beta": [1e-5, 1e-3]})
+    assert names == ["cbd[t1_steps=1,beta=1e-05]", "cbd[t1_steps=1,beta=0.001]"]
+    assert len(tune.choices("cbd", {})) == 9, "the paper's own grid"
+    seen = []
+    monkeypatch.setattr(tune.Engine, "predict", lambda self, net, images: seen.append(images.x) or torch.eye(10)[(images.y + len(seen) % 2) % 10])
+    options = runner.Options(out=tmp_path, device="cpu")
+    results = tune.cross_validate(grid.cells()[0], names, 4, options)
+    assert sum(map(len, seen[:4])) == len(torch.cat(seen[:4]).flatten(1).unique(dim=0)) == 190
+    assert results[names[0]] == [0, 1, 0, 1] and tune.best({"a": [0.5, 0.7], "b": [0.9, 0.4]}) == "b"
+    assert tune.cross_validate(grid.cells()[0], names, 4, options) == results and len(seen) == 8, "nothing is trained twice"
+    for call, says in (
+        (lambda: tune.choices("none", {}), "names no options to tune"),
+        (lambda: tune.choices("cbd", {"beta": [-1]}), "beta must lie in"),
+        (lambda: tune.cross_validate(grid.cells()[0], names, 1, options), r"folds must lie in \[2, 190\], not 1"),
+    ):
+        with pytest.raises(InputError, match=says):
+            call()

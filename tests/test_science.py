@@ -283,3 +283,21 @@ def test_mcci_fine_tuning_leaves_the_shared_training_alone(images):
     assert torch.equal(engine.predict(engine.probes["before fine-tuning"], images), engine.predict(before, images))
     assert not torch.equal(engine.predict(after, images), engine.predict(before, images))
     assert torch.equal(after.z_f, before.z_f)
+
+
+def test_a_probe_may_ask_for_triggered_images(images):
+    """It is given triggered test images when the defense is done, and measured like any network."""
+    engine, given = Engine(RULES, images, seed=3), []
+    triggered = BadNets().test_set(images, 0)
+
+    def always_target(x):
+        given.append(x)
+        answer = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
+        nn.init.zeros_(answer[1].weight)
+        answer[1].bias = nn.Parameter(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+        return answer
+
+    engine.probe("asked", always_target)
+    assert engine.measure_probes(images, triggered) == {"asked": {"ca": [16, 64], "asr": [48, 48], "arr": [0, 48]}}
+    (x,) = given
+    assert x.shape == (48, 3, 32, 32) and x[:, :, -1, -1].min() == 1, "the trigger's white corner"

@@ -1,0 +1,75 @@
+"""Choosing a defense's options by cross-validation on the poisoned training set, as a defender can: no clean image, no test image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from statistics import mean
+from typing import Any
+
+import torch
+
+from . import registry, runner
+from .api import InputError
+from .engine import Engine, pick_device, seed_of
+from .files import write_whole
+from .suite import Cell, digest
+
+
+def choices(defense: str, grid: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Every combination of the values in ``grid``, as names: ``cbd`` and {"t1": [3, 5]} -> ["cbd[t1=3]", "cbd[t1=5]"].
+
+    Raises:
+        InputError: an unknown option, a value out of range, or nothing to choose from.
+    """
+    name, fixed = registry.parse(defense)
+    grid = dict(grid) or dict(getattr(registry.get_class("defenses", name), "TUNED", {}))
+    if not grid:
+        raise InputError(f"{name} names no options to tune: give some, e.g. --grid lr=0.01,0.1")
+    made = []
+    for values in product(*grid.values()):
+        options = fixed | dict(zip(grid, values, strict=True))
+        made.append(f"{name}[{','.join(f'{key}={value}' for key, value in options.items())}]")
+        registry.create("defenses", made[-1])
+    return made
+
+
+def cross_validate(
+    cell: Cell, names: Sequence[str], folds: int, options: runner.Options, progress: Callable[[str], None] | None = None
+) -> dict[str, list[float]]:
+    """For each name the accuracy, in [0, 1], on each held-out fold of the poisoned training set, by the labels given there.
+
+    Finished folds are kept in ``<out>/tune/``: a killed run goes on with the next one.
+
+    Raises:
+        InputError: fewer than 2 folds, or more than images; or as ``runner.parts``.
+    """
+    found, poisoned = runner.prepare(cell, options)
+    train, device = poisoned.observed(), pick_device(options.device)
+    if not 2 <= folds <= len(train):
+        raise InputError(f"folds must lie in [2, {len(train)}], not {folds}")
+    fold = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of(cell.seed, "folds"))) % folds
+    results: dict[str, list[float]] = {}
+    for name in names:
+        spec = replace(cell, defense=name).spec()
+        file = options.out / "tune" / f"{registry.parse(name)[0]}-{digest(spec | {'folds': folds})}.json"
+        done = json.loads(file.read_text())["accuracy"] if file.exists() else []
+        for k in range(len(done), folds):
+            held = (fold == k).to(device)
+            engine = Engine(found.rules, train[~held], found.reserve, seed=seed_of(cell.seed, "tuning", k), device=device)
+            defense = registry.create("defenses", name)
+            net = defense.finish(defense.fit(train[~held], engine), engine)
+            own = train[held]
+            done.append(float((engine.predict(net, own).argmax(1) == own.y).float().mean()))
+            write_whole(file, (json.dumps({"spec": spec, "folds": folds, "accuracy": done}, indent=1, sort_keys=True) + "\n").encode())
+            if progress:
+                progress(f"{name}, fold {k + 1} of {folds}: {100 * done[-1]:.2f}")
+        results[name] = done
+    return results
+
+
+def best(results: Mapping[str, Sequence[float]]) -> str:
+    """The name with the highest mean accuracy; the first of equals."""
+    return max(results, key=lambda name: mean(results[name]))
