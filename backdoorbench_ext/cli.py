@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, track
-from rich.table import Table
+from rich.table import Column, Table
 
 from . import __version__, datasets, export, models, plots, records, registry, runner, suite, tables, tune
 from .api import InputError
@@ -198,7 +198,16 @@ def _own_grid(dataset: str, attacks: str, defenses: str, protocol: str) -> Suite
 
 
 def _summary(found: list[records.Record], grid: Suite) -> Table:
-    table = Table("attack", "defense", "CA ↑", "ASR ↓", "ARR ↑", title=escape(f"{grid.name}, percent"), title_justify="left", box=None)
+    table = Table(
+        Column("attack", overflow="fold"),
+        Column("defense", overflow="fold"),
+        "CA ↑",
+        "ASR ↓",
+        "ARR ↑",
+        title=escape(f"{grid.name}, percent"),
+        title_justify="left",
+        box=None,
+    )
     numbers = tables.summary(found)
     for (_dataset, _rate, attack, defense), row in numbers.iterrows():
         table.add_row(escape(attack), escape(defense), *(f"{row[metric, 'mean']:.2f}" for metric in records.METRICS))
@@ -347,7 +356,7 @@ def tune_(
     cell = _own_grid(dataset, attack, "none", protocol).changed(epochs=epochs, model=model, seeds=(seed,), rates=(rate,)).cells()[0]
     options = runner.Options(out=to, data=data, download=download, device=device, plugins=tuple(plugin))
     results = tune.cross_validate(cell, names_, folds, options, lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
-    table = Table("defense", "accuracy on held-out folds, %", "lowest", "highest", box=None)
+    table = Table(Column("defense", overflow="fold"), "accuracy on held-out folds, %", "lowest", "highest", box=None)
     for name, accuracy in results.items():
         table.add_row(escape(name), f"{100 * mean(accuracy):.2f}", f"{100 * min(accuracy):.2f}", f"{100 * max(accuracy):.2f}")
     out.print(table)

@@ -13,7 +13,7 @@ from .records import METRICS, Record, wilson
 from .suite import Suite
 
 ARROWS = {"ca": ("CA", "up"), "asr": ("ASR", "down"), "arr": ("ARR", "up")}
-TITLES = {"none": "No Defense", "ft_sam": "FT-SAM"}
+TITLES = {"none": "No Defense", "ft_sam": "FT-SAM", "i_bau": "I-BAU"}
 FORMATS = ("latex", "markdown", "csv")
 
 

@@ -14,6 +14,7 @@ from backdoorbench_ext.api import InputError
 from backdoorbench_ext.defenses.abl import flooding, isolate, local_gradient_ascent
 from backdoorbench_ext.defenses.fp import Pruned, pruning
 from backdoorbench_ext.defenses.ft_sam import uphill
+from backdoorbench_ext.defenses.i_bau import hypergradient
 from backdoorbench_ext.defenses.mcr import Curve, bezier, settle
 from backdoorbench_ext.defenses.nad import Watch, attention, last_stages
 from backdoorbench_ext.engine import Engine
@@ -127,7 +128,7 @@ def test_starting_from_the_victim(engine, images):
     assert len(engine.log_book.curves["train loss"]) == 2 and engine.log_book.images == 128
 
 
-@pytest.mark.parametrize("name", ["fp", "nad", "mcr", "ft_sam"])
+@pytest.mark.parametrize("name", ["fp", "nad", "mcr", "ft_sam", "i_bau"])
 def test_no_clean_images_left(name, images):
     with pytest.raises(InputError, match="reserve holds 0"):
         registry.create("defenses", name).fit(images, Engine(RULES, images, seed=3))
@@ -141,3 +142,23 @@ def test_abl_keeps_what_it_was_taught(images):
     curve = engine.log_book.curves["unlearning loss"]
     assert curve[-1] < curve[0] < 0, "minus the cross-entropy of what is unlearned"
     assert math.isfinite(float(F.cross_entropy(engine.predict(net, images), images.y)))
+
+
+def test_hypergradient_by_hand():
+    """inner (d - 2 w)^2 / 2 has its lowest point at d = 2 w; outer d^2 + w is then 4 w^2 + w, whose slope at w = 0.5 is 5."""
+    w = torch.tensor(0.5, requires_grad=True)
+    d = torch.tensor(1.0)
+    slopes = hypergradient(lambda d: (d - 2 * w) ** 2 / 2, lambda d: d**2 + w, d, [w], k=200)
+    assert float(slopes[0]) == pytest.approx(5, abs=1e-4)
+    direct = hypergradient(lambda d: (d - 2 * w) ** 2 / 2, lambda d: d**2 + w, d, [w], k=0)
+    assert float(direct[0]) == pytest.approx(1 + 2 * 0.1 * 2), "no iteration: one step of 0.1"
+
+
+def test_i_bau_finds_what_fools_the_network(engine, images):
+    net = engine.victim()
+    bau = registry.create("defenses", "i_bau")
+    delta = bau.perturbation(net, images, engine)
+    x = engine.to_float(images.x)
+    with torch.no_grad():
+        answers = net(x).argmax(1)
+        assert F.cross_entropy(net(x + delta), answers) > F.cross_entropy(net(x), answers)

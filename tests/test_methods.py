@@ -19,6 +19,7 @@ QUICK = {  # options that only shorten
     "mcr": {"epochs": 1, "finetune_epochs": 1},
     "nad": {"epochs": 1, "teacher_epochs": 1},
     "fp": {"epochs": 1},
+    "i_bau": {"rounds": 2, "k": 1},
     "ft_sam": {"epochs": 1},
     "asd": {"seeds": 2, "growth": 1, "every": 1, "first": 2, "second": 1, "third": 1, "steps": 3},
     "dbd": {"contrastive_epochs": 1, "contrastive_batch": 32, "warmup_epochs": 1, "rounds": 2, "steps": 3},
