@@ -291,6 +291,22 @@ class Engine:
         with self.autocast():
             return torch.cat([(output or net)(x).float() for x, _ in self.batches(images, 500, train=False)])
 
+    @torch.no_grad()
+    def settle(self, net: nn.Module, images: Images) -> nn.Module:
+        """Estimate the BatchNorm statistics anew, as the mean over batches of ``images``."""
+        norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        momenta = [m.momentum for m in norms]
+        for m in norms:
+            m.reset_running_stats()
+            m.momentum = None
+        net.train()
+        for x, _ in self.batches(images, train=False):
+            with self.autocast():
+                net(x)
+        for m, momentum in zip(norms, momenta, strict=True):
+            m.momentum = momentum
+        return net.eval()
+
     def measure(self, net: nn.Module, test: Images, triggered: Poisoned) -> dict[str, list[int]]:
         """[hits, images] of CA, ASR and ARR.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import timm
+import torch
 import torch.nn.functional as F
 from timm.models import register_model
 from timm.models.resnet import BasicBlock, ResNet
@@ -161,6 +162,38 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
+
+
+class Watch:
+    """Keeps what the named modules of a network put out."""
+
+    def __init__(self, net: nn.Module, names: list[str]) -> None:
+        self.seen: dict[str, Tensor] = {}
+        modules = dict(net.named_modules())
+        self._hooks = [modules[name].register_forward_hook(self._keep(name)) for name in names]
+
+    def _keep(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.seen[name] = output
+
+        return keep
+
+    def end(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def last_stages(net: nn.Module, x: Tensor, stages: int = 3) -> list[str]:
+    """The last module at each of the lowest ``stages`` resolutions above one pixel."""
+    watch = Watch(net, [name for name, _ in net.named_modules() if name])
+    sides: dict[int, str] = {}
+    net(x)
+    watch.end()
+    for name, output in watch.seen.items():
+        if isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] > 1:
+            sides[output.shape[-1]] = name
+    return [sides[side] for side in sorted(sides, reverse=True)[-stages:]]
 
 
 def check(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -80,3 +81,28 @@ class MixMatch:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.steps = int(state_dict["steps"])
+
+
+class Rounds(MixMatch):
+    """MixMatch that splits ``images`` anew before every round of ``length`` steps: ``split(round)`` says who is trusted, bool (n,)."""
+
+    def __init__(self, engine: Engine, length: int, split: Callable[[int], Tensor], images: Images, **more: Any) -> None:
+        super().__init__(engine, **more)
+        self.length, self.choose, self.images = length, split, images
+        self.trusted: Tensor | None = None
+
+    def __call__(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        if self.steps % self.length == 0:
+            self.trusted = self.choose(self.steps // self.length)
+            net.train()
+        if self.steps % self.length == 0 or self.labelled is None:
+            assert self.trusted is not None
+            self.split(self.images, self.trusted)
+        return super().__call__(net, x, y)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"trusted": self.trusted}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.trusted, self.labelled = state_dict["trusted"], None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from backdoorbench_ext.api import Defense, Images, option
 from backdoorbench_ext.engine import Engine, seed_of
-from backdoorbench_ext.semisupervised import MixMatch, symmetric_cross_entropy
+from backdoorbench_ext.semisupervised import Rounds, symmetric_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -82,28 +81,3 @@ def lowest_per_class(losses: Tensor, y: Tensor, n: int, classes: int) -> Tensor:
         own = (y == label).nonzero().flatten()
         chosen[own[losses[own].argsort()[:n]]] = True
     return chosen
-
-
-class Rounds(MixMatch):
-    """MixMatch that splits ``images`` anew before every round of ``length`` steps."""
-
-    def __init__(self, engine: Engine, length: int, split: Any, images: Images, **more: Any) -> None:
-        super().__init__(engine, **more)
-        self.length, self.choose, self.images = length, split, images
-        self.trusted: Tensor | None = None
-
-    def __call__(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        if self.steps % self.length == 0:
-            self.trusted = self.choose(self.steps // self.length)
-            net.train()
-        if self.steps % self.length == 0 or self.labelled is None:
-            assert self.trusted is not None
-            self.split(self.images, self.trusted)
-        return super().__call__(net, x, y)
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"trusted": self.trusted}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.trusted, self.labelled = state_dict["trusted"], None

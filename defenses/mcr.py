@@ -41,7 +41,7 @@ class MCR(Defense):
         engine.fit(end, clean, name="other end", epochs=self.finetune_epochs, recipe=recipe)
         curve = Curve(start, end)
         engine.fit(curve, clean, name="curve", epochs=self.epochs, recipe=recipe)
-        return settle(curve.at(self.t), clean, engine)
+        return engine.settle(curve.at(self.t), clean)
 
 
 def bezier(first: Tensor, bend: Tensor, last: Tensor, t: float) -> Tensor:
@@ -72,20 +72,3 @@ class Curve(nn.Module):
         net = copy.deepcopy(self.bend)
         net.load_state_dict(net.state_dict() | {name: value.detach() for name, value in self.weights(t).items()})
         return net
-
-
-@torch.no_grad()
-def settle(net: nn.Module, images: Images, engine: Engine) -> nn.Module:
-    """Estimate the BatchNorm statistics anew, as the mean over batches of ``images``."""
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [m.momentum for m in norms]
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None
-    net.train()
-    for x, _ in engine.batches(images, train=False):
-        with engine.autocast():
-            net(x)
-    for m, momentum in zip(norms, momenta, strict=True):
-        m.momentum = momentum
-    return net.eval()

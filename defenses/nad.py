@@ -9,12 +9,12 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backdoorbench_ext.api import Defense, Images, clean_share, option
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.models import Watch, last_stages
 
 
 @dataclass(frozen=True)
@@ -62,34 +62,3 @@ class NAD(Defense):
 def attention(activations: Tensor, p: float) -> Tensor:
     """Where a layer looks: mean over channels of |a|^p, as a vector of length 1; (n, c, h, w) -> (n, h * w)."""
     return F.normalize(activations.float().abs().pow(p).mean(1).flatten(1))
-
-
-class Watch:
-    """Keeps what the named modules of a network put out."""
-
-    def __init__(self, net: nn.Module, names: list[str]) -> None:
-        self.seen: dict[str, Tensor] = {}
-        modules = dict(net.named_modules())
-        self._hooks = [modules[name].register_forward_hook(self._keep(name)) for name in names]
-
-    def _keep(self, name: str):  # type: ignore[no-untyped-def]
-        def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
-            self.seen[name] = output
-
-        return keep
-
-    def end(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-
-@torch.no_grad()
-def last_stages(net: nn.Module, x: Tensor, stages: int = 3) -> list[str]:
-    """The last module at each of the lowest ``stages`` resolutions above one pixel."""
-    watch, sides = Watch(net, [name for name, _ in net.named_modules() if name]), {}
-    net(x)
-    watch.end()
-    for name, output in watch.seen.items():
-        if isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] > 1:
-            sides[output.shape[-1]] = name
-    return [sides[side] for side in sorted(sides, reverse=True)[-stages:]]

@@ -15,10 +15,10 @@ from backdoorbench_ext.defenses.abl import flooding, isolate, local_gradient_asc
 from backdoorbench_ext.defenses.fp import Pruned, pruning
 from backdoorbench_ext.defenses.ft_sam import uphill
 from backdoorbench_ext.defenses.i_bau import hypergradient
-from backdoorbench_ext.defenses.mcr import Curve, bezier, settle
-from backdoorbench_ext.defenses.nad import Watch, attention, last_stages
+from backdoorbench_ext.defenses.mcr import Curve, bezier
+from backdoorbench_ext.defenses.nad import attention
 from backdoorbench_ext.engine import Engine
-from backdoorbench_ext.models import Net
+from backdoorbench_ext.models import Net, Watch, last_stages
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_curve_passes_through_its_ends_and_only_the_bend_is_trained(engine, imag
 
 def test_settled_statistics_are_those_of_the_images(engine, images):
     net = engine.new_model()
-    settle(net, images, engine)
+    engine.settle(net, images)
     first = net.backbone.layers[0](engine.to_float(images.x))
     norm = net.backbone.layers[1]
     torch.testing.assert_close(norm.running_mean, torch.stack([first[i : i + 16].mean((0, 2, 3)) for i in range(0, 64, 16)]).mean(0), atol=2e-3, rtol=0.02)
