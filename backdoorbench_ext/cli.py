@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
@@ -14,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from . import __version__, datasets, export, models, plots, records, registry, runner, suite, tables, tune
@@ -31,7 +33,17 @@ Name = Annotated[str, typer.Argument(help=NAME)]
 Out = Annotated[Path, typer.Option("--out", help="folder of the results, one folder a suite")]
 Only = Annotated[str, typer.Option("--only", help="only the cells whose path contains this text")]
 AsJson = Annotated[bool, typer.Option("--json", help="for scripts")]
-Plugins = Annotated[list[Path], typer.Option("--plugin", help="a .py file with an attack, a defense or a SUITE; may be given several times")]
+
+
+def _register(files: list[Path]) -> list[Path]:
+    for file in files:
+        registry.add_file(file)
+    return files
+
+
+Plugins = Annotated[
+    list[Path], typer.Option("--plugin", callback=_register, help="a .py file with an attack, a defense or a SUITE; may be given several times")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]
 Data = Annotated[Path | None, typer.Option(help="folder of the data sets' files")]
 Download = Annotated[bool, typer.Option("--download", help="let torchvision download what is missing into --data")]
@@ -65,8 +77,6 @@ def list_(
     """What there is: attacks, defenses, benchmarks, models, datasets, protocols."""
     if kind and kind not in KINDS:
         raise registry.nearest(kind, KINDS, "kinds")
-    for file in plugin:
-        registry.add_file(file)
     found = {k: names(k) for k in ([kind] if kind else KINDS)}
     if as_json:
         print(json.dumps(found, indent=1))
@@ -81,8 +91,6 @@ def list_(
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="an attack, a defense, a benchmark or a protocol")], plugin: Plugins = []) -> None:  # noqa: B006
     """A method's paper, options and needs; a benchmark's grid and protocol."""
-    for file in plugin:
-        registry.add_file(file)
     found = [kind for kind in ("attacks", "defenses", "benchmarks") if name in registry.modules(kind)]
     if not found and name not in PROTOCOLS:
         raise registry.nearest(name, [n for k in ("attacks", "defenses", "benchmarks", "protocols") for n in names(k)], "methods, benchmarks and protocols")
@@ -153,8 +161,6 @@ def run(
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Train and measure every cell that has no record yet; then write the tables and the plot."""
-    for file in plugin:
-        registry.add_file(file)
     if bool(name) == bool(dataset):
         raise InputError("give either a benchmark (bbx list benchmarks) or --dataset, --attacks and --defenses")
     if name:
@@ -214,10 +220,8 @@ def _summary(found: list[records.Record], grid: Suite) -> Table:
     return table
 
 
-def _grid(name: str, to: Path, plugin: list[Path]) -> tuple[Suite, Path]:
+def _grid(name: str, to: Path) -> tuple[Suite, Path]:
     """A suite and the folder of its results, which may be what was named."""
-    for file in plugin:
-        registry.add_file(file)
     grid = suite.load(name)
     return grid, Path(name) if suite.is_results(name) else to / grid.name
 
@@ -229,7 +233,7 @@ def _records(grid: Suite, folder: Path) -> list[records.Record]:
 @app.command()
 def status(name: Name, to: Out = Path("runs"), plugin: Plugins = [], as_json: AsJson = False) -> None:  # noqa: B006
     """Which cells of a suite are done, failed or still to run."""
-    grid, folder = _grid(name, to, plugin)
+    grid, folder = _grid(name, to)
     rows = []
     for cell in grid.cells():
         path = folder / cell.path()
@@ -253,7 +257,7 @@ def table(
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Print a suite's table, from the records that there are."""
-    grid, folder = _grid(name, to, plugin)
+    grid, folder = _grid(name, to)
     print(tables.render(_records(grid, folder), grid, form), end="")
 
 
@@ -272,7 +276,7 @@ def plot(
     kind, name = (kind, name) if name else ("bars", kind)
     if kind not in ("bars", "gallery"):
         raise InputError(f"what to draw must be bars or gallery, not {kind!r}")
-    grid, folder = _grid(name, to, plugin)
+    grid, folder = _grid(name, to)
     formats = form.split(",")
     for one in formats:
         if one not in ("pdf", "png", "svg"):
@@ -282,13 +286,26 @@ def plot(
     else:
         cells = {(cell.dataset, cell.attack): cell for cell in reversed(grid.cells(only)) if cell.attack != "none"}
         options = runner.Options(out=folder.parent, data=data, device=device, plugins=tuple(plugin))
-        drawn, stem = plots.gallery([(cell.attack, *runner.specimen(cell, options)) for cell in _tracked(list(cells.values())[::-1], "triggers")]), "gallery"
+        with _bars() as report:
+            shown = [(cell.attack, *runner.specimen(cell, options, partial(report, cell.attack))) for cell in list(cells.values())[::-1]]
+        drawn, stem = plots.gallery(shown), "gallery"
     for file in plots.save(drawn, folder / stem, formats):
         print(file)
 
 
-def _tracked(items: list[Any], what: str) -> Iterable[Any]:
-    return track(items, what, console=err, disable=not err.is_terminal)
+@contextmanager
+def _bars() -> Iterator[Callable[[str, str, int, int], None]]:
+    """A bar for everything that reports (whose, what, done, in all); only on a terminal."""
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err, disable=not err.is_terminal) as bars:
+        known: dict[str, TaskID] = {}
+
+        def report(whose: str, what: str, done: int, total: int) -> None:
+            name = escape(f"{whose}: {what}")
+            if name not in known:
+                known[name] = bars.add_task(name, total=total)
+            bars.update(known[name], completed=done)
+
+        yield report
 
 
 @app.command()
@@ -310,18 +327,13 @@ def poison(
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Write a poisoned data set as PNG folders with a manifest, or as an .npz file."""
-    for file in plugin:
-        registry.add_file(file)
     grid = _own_grid(dataset, attack, "none", protocol).changed(epochs=epochs, model=model, target=target, seeds=(seed,), rates=(rate,))
     cells = grid.cells()
     if len(cells) > 1:
         raise InputError("give one attack and one data set")
     options = runner.Options(out=out_, data=data, download=download, device=device, plugins=tuple(plugin))
-    with Progress(console=err, disable=not err.is_terminal) as bar:
-        task = bar.add_task("images", total=None)
-        counts = export.poisoned(
-            cells[0], options, to, form or ("npz" if to.suffix == ".npz" else "png"), lambda n, total: bar.update(task, completed=n, total=total)
-        )
+    with _bars() as report:
+        counts = export.poisoned(cells[0], options, to, form or ("npz" if to.suffix == ".npz" else "png"), partial(report, attack))
     err.print(f"wrote {to}: " + ", ".join(f"{n} {name}" for name, n in counts.items()), highlight=False, soft_wrap=True)
 
 
@@ -344,8 +356,6 @@ def tune_(
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Choose a defense's options by cross-validation on the poisoned training set."""
-    for file in plugin:
-        registry.add_file(file)
     axes: dict[str, list[Any]] = {}
     for text in grid:
         key, equals, values = text.partition("=")

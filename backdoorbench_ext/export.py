@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,15 @@ import torch
 
 from . import records, runner
 from .api import Images, InputError, Poisoned
-from .engine import pick_device
+from .engine import Progress, pick_device
 from .files import write_whole
 from .suite import Cell
 
 FORMATS = ("png", "npz")
 
 
-def poisoned(cell: Cell, options: runner.Options, to: Path, form: str, progress: Callable[[int, int], None] | None = None) -> dict[str, int]:
-    """Write what a cell trains on and is measured by; how many images of each part.
+def poisoned(cell: Cell, options: runner.Options, to: Path, form: str, progress: Progress | None = None) -> dict[str, int]:
+    """Write what a cell trains on and is measured by; how many images of each part. ``progress``: of what the attack learns, and of the files.
 
     "png": ``to/train/<label>/``, ``test`` (clean), ``triggered`` (test images with the trigger), ``reserve`` (clean, held out of the training set);
     ``manifest.csv`` has file, label, true label, poisoned (1 the trigger, 2 a cover image), ``spec.json`` all that decides the set. The folder
@@ -40,7 +39,7 @@ def poisoned(cell: Cell, options: runner.Options, to: Path, form: str, progress:
         raise InputError(f"{to}: the name must end in .npz")
     if to.exists():
         raise InputError(f"{to} exists already; give another name")
-    found, train = runner.prepare(cell, options)
+    found, train = runner.prepare(cell, options, progress)
     test = found.test
     sets: dict[str, Images] = {"train": train, "test": test, "triggered": found.attack.test_set(test, found.rules.target), "reserve": found.reserve}
     spec = {key: value for key, value in cell.spec().items() if key != "defense"} | {"surroundings": records.surroundings(pick_device(options.device))}
@@ -62,7 +61,7 @@ def _marks(images: Images) -> tuple[np.ndarray, np.ndarray]:
     return images.true.cpu().numpy(), (images.mask + 2 * images.cover).to(torch.uint8).cpu().numpy()
 
 
-def _png(sets: dict[str, Images], folder: Path, progress: Callable[[int, int], None] | None) -> None:
+def _png(sets: dict[str, Images], folder: Path, progress: Progress | None) -> None:
     total, done, rows = sum(len(images) for images in sets.values()), 0, []
     with ThreadPoolExecutor() as pool:
         for name, images in sets.items():
@@ -79,7 +78,7 @@ def _png(sets: dict[str, Images], folder: Path, progress: Callable[[int, int], N
                 rows += [(file, classes[labels[i]], classes[true[i]], marks[i]) for file, i in zip(files, index.tolist(), strict=True)]
                 done += len(files)
                 if progress:
-                    progress(done, total)
+                    progress("images", done, total)
     with (folder / "manifest.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("file", "label", "true label", "poisoned"))

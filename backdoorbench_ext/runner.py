@@ -154,9 +154,9 @@ def prepare(cell: Cell, options: Options, progress: Report | None = None) -> tup
     return replace(found, attack=attack), poisoned
 
 
-def specimen(cell: Cell, options: Options) -> tuple[Images, Images]:
+def specimen(cell: Cell, options: Options, progress: Report | None = None) -> tuple[Images, Images]:
     """Up to 500 images before and after the attack, the same ones for every attack: test images, or training images where those are more than triggered."""
-    found, poisoned = prepare(cell, options)
+    found, poisoned = prepare(cell, options, progress)
     if found.attack.refines:
         index = poisoned.mask.nonzero().flatten()[:500]
         return found.train[index].to("cpu"), poisoned[index].to("cpu")
