@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from torch import Tensor
 
 from .api import Images, InputError
@@ -25,7 +26,9 @@ STYLE: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "font.size": 8, "axes.
 
 
 def bars(records: Sequence[Record], suite: Suite) -> Figure:
-    """A panel an attack (and data set and rate), a group of bars a defense; whiskers are the 95 % interval of one run or the range over seeds.
+    """A panel an attack (and data set and rate), a group of bars a defense; with one defense alone, a panel a data set and a group an attack.
+
+    Whiskers are the 95 % interval of one run or the range over seeds.
 
     Raises:
         InputError: no records.
@@ -33,38 +36,56 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
     if not records:
         raise InputError(f"no records of {suite.name} yet: bbx run {suite.name}")
     data = frame(records)
-    panels = list(data.groupby(["dataset", "rate", "attack"], sort=False))
-    panels.sort(key=lambda panel: (suite.datasets.index(panel[0][0]), suite.attacks.index(panel[0][2]), panel[0][1]))
     defenses = [d for d in suite.defenses if (data["defense"] == d).any()]
-    labels = [title(d).replace(" [", "\n").replace(",", "\n").rstrip("]") for d in defenses]
-    width = max(3.2, len(defenses) * max(1.0, 0.064 * max(len(line) for label in labels for line in label.split("\n"))) + 0.6)
+    rows = list(data[["attack", "rate"]].drop_duplicates().itertuples(index=False, name=None))
+    rows.sort(key=lambda row: (suite.attacks.index(row[0]), row[1]))
+    panels: list[tuple[str, list[tuple[str, Any]]]] = []  # a title, and what its groups are called and show
+    for dataset in suite.datasets:
+        there = data[data["dataset"] == dataset]
+        if len(defenses) == 1 and len(rows) > 1:
+            groups = [(_lines(a) + (f"\n{100 * r:g} %" if a in suite.own_rates else ""), there[(there["attack"] == a) & (there["rate"] == r)]) for a, r in rows]
+            panels.append((f"{title(defenses[0])}   {dataset}, {', '.join(f'{100 * r:g} %' for r in suite.rates)} poisoned unless said", groups))
+            continue
+        for attack, rate in rows:
+            part = there[(there["attack"] == attack) & (there["rate"] == rate)]
+            if not part.empty:
+                groups = [(_lines(title(d).replace(" [", "[")), part[part["defense"] == d]) for d in defenses]
+                panels.append((f"{attack}   {dataset}, {100 * rate:g} % poisoned", groups))
+    longest = max(len(line) for _, groups in panels for label, _ in groups for line in label.split("\n"))
+    across = len(panels[0][1])
+    width = max(3.2, across * max(1.0 if across < 10 else 0.6, 0.064 * longest) + 0.6)
     columns = max(1, min(3, len(panels), int(14 / width)))
     with plt.rc_context(STYLE):
         size = (width * columns, 2.5 * -(-len(panels) // columns) + 0.3)
         figure, axes = plt.subplots(-(-len(panels) // columns), columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
         for ax in axes.flat[len(panels) :]:
             ax.set_axis_off()
-        for ax, ((dataset, rate, attack), part) in zip(axes.flat, panels, strict=False):
+        for ax, (name, groups) in zip(axes.flat, panels, strict=False):
             for i, metric in enumerate(METRICS):
-                for x, defense in enumerate(defenses):
-                    own = part[part["defense"] == defense]
+                for x, (_, own) in enumerate(groups):
                     if own.empty:
                         continue
                     mean, several = own[metric].mean(), len(own) > 1
                     low, high = (own[metric].min(), own[metric].max()) if several else (own[f"{metric}_low"].mean(), own[f"{metric}_high"].mean())
-                    ax.bar(x + 0.27 * (i - 1), mean, 0.25, color=COLOURS[metric], label=metric.upper() if x == 0 else None)
+                    ax.bar(x + 0.27 * (i - 1), mean, 0.25, color=COLOURS[metric])
                     ax.errorbar(x + 0.27 * (i - 1), mean, [[max(0, mean - low)], [max(0, high - mean)]], color="black", lw=0.7, capsize=1.5)
                     ax.annotate(f"{mean:.0f}", (x + 0.27 * (i - 1), high + 1), ha="center", va="bottom", fontsize=6)
-            ax.set_xticks(range(len(defenses)), labels, fontsize=7)
-            ax.set_title(f"{attack}   {dataset}, {100 * rate:g} % poisoned", fontsize=8)
+            ax.set_xticks(range(len(groups)), [label for label, _ in groups], fontsize=7)
+            ax.set_xlim(-0.6, len(groups) - 0.4)
+            ax.set_title(name, fontsize=8)
             ax.set_ylim(0, 112)
             ax.set_yticks(range(0, 101, 20))
         for ax in axes[:, 0]:
             ax.set_ylabel("percent")
-        handles, names = axes.flat[0].get_legend_handles_labels()
-        words = {"CA": "CA, clean accuracy ↑", "ASR": "ASR, attack success ↓", "ARR": "ARR, recovered ↑"}
-        figure.legend(handles, [words[name] for name in names], loc="outside lower center", ncols=3, frameon=False)
+        words = {"ca": "CA, clean accuracy ↑", "asr": "ASR, attack success ↓", "arr": "ARR, recovered ↑"}
+        patches = [Patch(color=COLOURS[metric], label=words[metric]) for metric in METRICS]
+        figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def _lines(name: str) -> str:
+    """A method's name with an option a line."""
+    return name.replace("[", "\n").rstrip("]").replace(",", "\n")
 
 
 def examples(clean: Tensor, triggered: Tensor, attack: str) -> Figure:
@@ -107,7 +128,7 @@ def gallery(attacks: Sequence[tuple[str, Images, Images]], across: int = 7) -> F
                 axes[top + i, column].imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
             for i, spectrum in enumerate(spectra):
                 axes[top + 3 + i, column].imshow(spectrum.numpy(), vmin=0, vmax=3, cmap="viridis", interpolation="nearest")
-            axes[top, column].set_title(name.replace("[", "\n").rstrip("]").replace(",", "\n"), fontsize=7)
+            axes[top, column].set_title(_lines(name), fontsize=7)
             for i, label in enumerate(rows if column == 0 else ()):
                 axes[top + i, 0].text(-0.12, 0.5, label, transform=axes[top + i, 0].transAxes, ha="right", va="center", fontsize=7)
     return figure
