@@ -113,12 +113,15 @@ def _show_method(cls: type[Any]) -> None:
     for f in fields(cls):
         low, high, choices = f.metadata.get("low"), f.metadata.get("high"), f.metadata.get("choices", ())
         span = ", ".join(choices) or ("" if low is None and high is None else f"{'' if low is None else low} to {'' if high is None else high}".strip())
-        default = "required" if f.default is MISSING else "by variant" if f.default is None else repr(f.default)
+        default = "required" if f.default is MISSING else "not set" if f.default is None else repr(f.default)
         table.add_row(f.name, str(f.type), default, span, escape(f.metadata.get("meaning", "")))
     out.print(table)
     if hasattr(cls, "clean_images"):
-        needed = cls().clean_images
-        out.print(f"\nclean images needed by default: {'the whole reserve' if needed is None else needed}", highlight=False)
+        method = cls()
+        needed = "the whole reserve" if method.clean_images is None else f"{method.clean_images}"
+        if method.clean_per_class:
+            needed = f"{method.clean_per_class} of each class"
+        out.print(f"\nclean images needed by default: {needed}", highlight=False)
 
 
 def _show_suite(grid: Suite) -> None:
@@ -222,6 +225,8 @@ def _summary(found: list[records.Record], grid: Suite) -> Table:
 
 def _grid(name: str, to: Path) -> tuple[Suite, Path]:
     """A suite and the folder of its results, which may be what was named."""
+    if suite.is_results(str(to / name)) and name not in registry.modules("benchmarks"):
+        name = str(to / name)  # a grid of one's own, by the name that it was run under
     grid = suite.load(name)
     return grid, Path(name) if suite.is_results(name) else to / grid.name
 
