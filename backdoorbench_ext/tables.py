@@ -110,6 +110,7 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
     short = heads([d for d in suite.defenses if d in given])
     options = [f"{name.rpartition(' ')[2]} {', '.join(registry.split(d.partition('[')[2][:-1]))}" for d, name in short.items() if "[" in d]
     protocols = sorted({str(suite.protocol.on(r["cell"]["dataset"])) for r in records})
+    commits = sorted({r["surroundings"]["commit"] or "unknown" for r in records})
     rates = ", ".join(f"{100 * r:g} %" for r in suite.rates) + " unless said" * bool(suite.own_rates)
     parts = [
         f"{suite.name}: {', '.join(suite.datasets)}; percent; poisoning rate {rates}; "
@@ -119,7 +120,7 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
         *(["options: " + "; ".join(options)] if options else []),
         "clean images given: " + ", ".join(f"{name} {given[d]}" for d, name in short.items()),
         "protocol " + " / ".join(protocols),
-        f"{first['surroundings']['device']}, commit {first['surroundings']['commit'] or 'unknown'}",
+        f"{first['surroundings']['device']}, " + (f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits, see the CSV"),
     ]
     return ". ".join([parts[0], *(part[0].upper() + part[1:] for part in parts[1:])]) + "."
 
