@@ -8,6 +8,7 @@ this one is random within the band, so that it needs no file and no training.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -25,12 +26,21 @@ class LowFrequency(Attack):
     seed: int = option(0, "of the pattern", low=0)
 
     def trigger(self, x: Tensor) -> Tensor:
-        h, w = x.shape[-2:]
-        if self.band > min(h, w):
-            raise InputError(f"band {self.band} must lie in [2, {min(h, w)}] for {w}x{h} pixels")
-        coefficients = torch.randn(3, self.band, self.band, generator=torch.Generator().manual_seed(self.seed))
-        coefficients[:, 0, 0] = 0
-        rows, cols = (dct_matrix(n, torch.device("cpu"))[: self.band] for n in (h, w))
-        pattern = rows.T @ coefficients @ cols
-        pattern *= self.amplitude / 255 / pattern.abs().amax((1, 2), keepdim=True)
-        return (x + pattern.to(x)).clamp_(0, 1)
+        return (x + pattern(x.shape[-2], x.shape[-1], self.amplitude, self.band, self.seed).to(x)).clamp_(0, 1)
+
+
+@lru_cache(maxsize=4)
+def pattern(h: int, w: int, amplitude: float, band: int, seed: int) -> Tensor:
+    """Float (3, h, w) on the scale of 0 to 1, each channel reaching the amplitude.
+
+    Raises:
+        InputError: the band is wider than the image.
+    """
+    if band > min(h, w):
+        raise InputError(f"band {band} must lie in [2, {min(h, w)}] for {w}x{h} pixels")
+    coefficients = torch.randn(3, band, band, generator=torch.Generator().manual_seed(seed))
+    coefficients[:, 0, 0] = 0
+    rows, cols = (dct_matrix(n, torch.device("cpu"))[:band] for n in (h, w))
+    made = rows.T @ coefficients @ cols
+    scaled: Tensor = made * (amplitude / 255 / made.abs().amax((1, 2), keepdim=True))
+    return scaled
