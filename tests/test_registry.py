@@ -39,7 +39,7 @@ def plugin(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "text", "says"),
     [
-        ("defenses", "cdb", "no 'cdb' among the defenses. Did you mean 'cbd'"),
+        ("defenses", "cbdd", "no 'cbdd' among the defenses. Did you mean 'cbd'"),
         ("defenses", "cbd[bета=1]", "options of cbd"),
         ("defenses", "cbd[betta=1]", "Did you mean 'beta'"),
         ("defenses", "cbd[beta=-1]", r"cbd: beta must lie in \[0, inf\], not -1"),
@@ -63,7 +63,7 @@ def test_options():
     cbd = registry.create("defenses", "cbd[beta=1e-3, variant=release, t1_steps=7]")
     assert (cbd.beta, cbd.variant, cbd.t1_steps, cbd.adversarial) == (1e-3, "release", 7, 0.0)
     assert registry.create("defenses", "cbd").spec() == {
-        "variant": "paper", "t1": 5, "t1_steps": None, "beta": 1e-4, "adversarial": 1.0, "critic_lr": 1e-3, "version": 1,
+        "variant": "paper", "t1": 5, "t1_steps": None, "t1_schedule": "constant", "beta": 1e-4, "adversarial": 1.0, "critic_lr": 1e-3, "version": 1,
     }  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def test_a_failed_cell_leaves_its_reason_and_is_tried_again(grid, tmp_path, monk
         ({"attacks": ("badnets[size=40]",)}, "do not fit into 32x32"),
         ({"defenses": ("mcci",)}, r"needs 100 clean images, but the protocol's reserve \(5 % .*\) holds"),
         ({"rates": (1.2,)}, "poisoning rate must lie"),
-        ({"defenses": ("cdb",)}, "Did you mean 'cbd'"),
+        ({"defenses": ("cbdd",)}, "Did you mean 'cbd'"),
         ({"protocol": replace(RULES, model="resnet81")}, "Did you mean"),
         ({"protocol": replace(RULES, target=10)}, "target 10 is no class"),
     ],
