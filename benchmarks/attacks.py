@@ -16,6 +16,7 @@ SUITE = Suite(
     datasets=SMALL.datasets,
     attacks=(
         "none", "badnets", "blend", "trojan", "wanet", "wanet[noise=0]", "wanet[noise=0,s=1.0]", "dynamic[mask_epochs=3,epochs=6]",
+        "dynamic[mask_epochs=3,epochs=6,cross=0]",
         "issba[epochs=8,lr=1e-3]", "tuap", "lf", "lf[amplitude=32]", "smooth[epochs=4]", "ftrojan", "bpp", "bpp[negative=0]",
         "sig", "sig[delta=40]", "lc", "ctrl", "blurred[kernel=average]", "blurred[kernel=gaussian]", "blurred[kernel=median]", "adaptive_noise",
     ),
