@@ -86,7 +86,6 @@ def _png(sets: dict[str, Images], folder: Path, progress: Progress | None) -> No
 
 
 def _npz(sets: dict[str, Images], spec: dict[str, object], file: Path) -> None:
-
     arrays: dict[str, Any] = {"classes": np.array(sets["train"].classes), "spec": np.array(json.dumps(spec, sort_keys=True))}
     for name, images in sets.items():
         true, marks = _marks(images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,11 +28,15 @@ class WrappedAttack(Attack):
             raise InputError(f"base {self.base!r} makes its training images itself and cannot be changed; take another attack")
         object.__setattr__(self, "label_mode", self.inner.label_mode)
 
+    @cached_property
+    def _made(self) -> Attack:
+        made: Attack = registry.create("attacks", self.base)
+        return made
+
     @property
     def inner(self) -> Attack:
         """The base, with what it has learned."""
-        made: Attack = registry.create("attacks", self.base)
-        return made.fitted(self.learned) if made.learns and "_learned" in vars(self) else made
+        return self._made.fitted(self.learned) if self._made.learns and "_learned" in vars(self) else self._made
 
     def spec(self) -> dict[str, Any]:
         return super().spec() | {"base": {"name": registry.parse(self.base)[0], **self.inner.spec()}}
