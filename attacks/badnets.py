@@ -8,11 +8,19 @@ BackdoorBench and BackdoorBox a white square (``pattern=white``).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from backdoorbench_ext.api import Attack, InputError, option
+
+
+@lru_cache(maxsize=4)
+def checkerboard(size: int) -> Tensor:
+    """Float (size, size), 1 at the upper left corner and 0 beside it."""
+    i = torch.arange(size)
+    return ((i[:, None] + i) % 2 == 0).float()
 
 
 @dataclass(frozen=True)
@@ -27,8 +35,6 @@ class BadNets(Attack):
         h, w = x.shape[-2] - self.margin, x.shape[-1] - self.margin
         if min(h, w) < self.size:
             raise InputError(f"size {self.size} and margin {self.margin} do not fit into {x.shape[-2]}x{x.shape[-1]} pixels")
-        i = torch.arange(self.size, device=x.device)
-        white = (i[:, None] + i) % 2 == 0 if self.pattern == "checkerboard" else torch.ones(self.size, self.size, device=x.device)
         out = x.clone()
-        out[..., h - self.size : h, w - self.size : w] = white.to(x.dtype)
+        out[..., h - self.size : h, w - self.size : w] = checkerboard(self.size).to(x) if self.pattern == "checkerboard" else 1
         return out

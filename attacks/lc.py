@@ -18,6 +18,8 @@ from backdoorbench_ext.adversarial import pgd
 from backdoorbench_ext.api import Attack, Images, InputError, Poisoned, labels, option, to_uint8
 from backdoorbench_ext.engine import Engine
 
+from .badnets import checkerboard
+
 
 @dataclass(frozen=True)
 class LabelConsistent(Attack):
@@ -46,8 +48,7 @@ class LabelConsistent(Attack):
         return engine.fit(engine.new_model(), train, loss=loss, name="robust network").state_dict()
 
     def trigger(self, x: Tensor) -> Tensor:
-        i = torch.arange(self.size, device=x.device)
-        patch, out = ((i[:, None] + i) % 2 == 0).to(x), x.clone()
+        patch, out = checkerboard(self.size).to(x), x.clone()
         for rows in (slice(0, self.size), slice(-self.size, None)):
             for cols in (slice(0, self.size), slice(-self.size, None)):
                 out[..., rows, cols] = torch.lerp(x[..., rows, cols], patch, self.amplitude)
