@@ -1,7 +1,7 @@
 """DBD: learn features without labels, a classifier on them, and then trust the half of the labels that it finds easy.
 
 Huang, Li, Wu, Qin, Ren: "Backdoor Defense via Decoupling the Training Process", ICLR 2022, https://arxiv.org/abs/2202.03423.
-Released code: https://github.com/SCLBD/DBD, which loads the features of epoch 100 though it trains 1,000. BackdoorBench has 100, and temperature 1.
+Released code: https://github.com/SCLBD/DBD. BackdoorBench has 100 epochs of SimCLR, and temperature 1.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ from backdoorbench_ext.semisupervised import MixMatch, symmetric_cross_entropy
 class DBD(Defense):
     """1. SimCLR. 2. A linear classifier on the frozen features, by symmetric cross-entropy. 3. MixMatch on all layers: the share
     ``trusted`` with the lowest loss keeps its labels.
+
+    variant="release": its configuration takes the features of epoch 100 of 1,000 (the learning rate has then fallen by 2 %: we keep it constant), and
+    in step 2 BatchNorm is not frozen: its statistics drift with the augmented images.
     """
 
-    contrastive_epochs: int = option(1000, "of step 1", low=1)
-    contrastive_lr: float = option(0.4, "its learning rate, cosine", low=0)
+    variant: str = option("paper", "whose rules", choices=("paper", "release"))
+    contrastive_epochs: int | None = option(None, "of step 1; if not set, 1000 (paper) or 100 (release)", low=1)
+    contrastive_lr: float = option(0.4, "its learning rate, cosine in the paper", low=0)
     contrastive_batch: int = option(512, "its batch size", low=2)
     temperature: float = option(0.5, "of its softmax", low=0.01)
     warmup_epochs: int = option(10, "of step 2", low=1)
@@ -34,8 +38,13 @@ class DBD(Defense):
     trusted: float = option(0.5, "share of the images whose labels are kept", low=0.01, high=0.99)
     lr: float = option(0.002, "learning rate of Adam in steps 2 and 3", low=0)
 
+    def __post_init__(self) -> None:
+        if self.contrastive_epochs is None:
+            object.__setattr__(self, "contrastive_epochs", 1000 if self.variant == "paper" else 100)
+        super().__post_init__()
+
     def fit(self, train: Images, engine: Engine) -> nn.Module:
-        net = engine.new_model()
+        released, net = self.variant == "release", engine.new_model()
         projected = engine.move(Projected(net))
         raw = replace(train, y=torch.arange(len(train), device=train.y.device))  # the label of an image is its place: views are made of raw pixels
 
@@ -43,16 +52,16 @@ class DBD(Defense):
             pixels = engine.to_float(train.x[place])
             return nt_xent(both(torch.cat([simclr_view(pixels, engine.rng) for _ in range(2)])), self.temperature)
 
-        recipe = replace(engine.rules.recipe, lr=self.contrastive_lr, schedule="cosine", batch_size=self.contrastive_batch)
+        recipe = replace(engine.rules.recipe, lr=self.contrastive_lr, schedule="constant" if released else "cosine", batch_size=self.contrastive_batch)
         engine.fit(projected, raw, name="SimCLR", epochs=self.contrastive_epochs, loss=contrast, recipe=recipe)
 
         def frozen(head: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             with torch.no_grad():
-                z = net.eval().features(x)
+                z = net.train(released).features(x)
             return symmetric_cross_entropy(head(z).float(), y).mean()
 
         adam = replace(engine.rules.recipe, optimizer="adam", lr=self.lr, schedule="constant", weight_decay=0.0)
-        engine.fit(net.backbone.get_classifier(), train, name="classifier", epochs=self.warmup_epochs, loss=frozen, recipe=adam)
+        engine.fit(net.backbone.get_classifier(), train, name="classifier", epochs=self.warmup_epochs, loss=frozen, recipe=adam, beside=(net,))
         losses = symmetric_cross_entropy(engine.predict(net, train), train.y)
         trusted = torch.zeros(len(train), dtype=torch.bool, device=losses.device)
         trusted[losses.argsort()[: round(self.trusted * len(train))]] = True
