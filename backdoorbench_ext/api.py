@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final, get_type_hints
 
 import torch
@@ -148,9 +149,24 @@ class Attack(Method, ABC):
         """For attacks whose training images are more than triggered: uint8 images in place of ``poisoned.x[poisoned.mask]``."""
         raise NotImplementedError
 
+    def supply(self, train: Images, test: Images, held: Tensor, *, target: int, rate: float, rng: torch.Generator, folder: Path) -> tuple[Poisoned, Poisoned]:
+        """For attacks whose images are made elsewhere: the poisoned training set, without the images that are ``held`` back, and the triggered test images.
+
+        Args:
+            train: clean images; ``held`` bool (n,) are the clean reserve.
+            test: clean images.
+            target: the target label, ``rate`` the share of the training images to poison, ``rng`` chooses them where the attack has not.
+            folder: the attack's own, which stays.
+        """
+        raise NotImplementedError
+
+    def victim(self, net: nn.Module) -> Mapping[str, Tensor] | None:
+        """For attacks that bring the network that was trained on their images: its state as that of ``net``; otherwise ours is trained on them."""
+        return None
+
     def check(self, x: Tensor) -> None:
         """Raise InputError if images like ``x``, float (1, 3, h, w), cannot carry the trigger; called before any training."""
-        if not self.learns:
+        if not (self.learns or self.supplies):
             self.trigger(x)
 
     @property
@@ -162,6 +178,11 @@ class Attack(Method, ABC):
     def refines(self) -> bool:
         """Whether the poisoned training images are made by ``refine``."""
         return type(self).refine is not Attack.refine
+
+    @property
+    def supplies(self) -> bool:
+        """Whether the images come from ``supply``, and there is no ``trigger`` to call."""
+        return type(self).supply is not Attack.supply
 
     @property
     @final

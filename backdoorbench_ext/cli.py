@@ -1,4 +1,4 @@
-"""``bbx``: list, show, run, status, table, plot, poison, tune, doctor. Exit codes: 0 all done, 1 some cell failed, 2 bad input."""
+"""``bbx``: list, show, run, status, table, plot, poison, defend, tune, doctor. Exit codes: 0 all done, 1 some cell failed, 2 bad input."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from . import __version__, datasets, export, models, plots, records, registry, r
 from .api import InputError
 from .protocols import PROTOCOLS
 from .suite import Suite
+from .toolbox import attacks as toolbox
+from .toolbox import commands
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 out, err = Console(), Console(stderr=True)
@@ -65,7 +67,7 @@ def names(kind: str) -> dict[str, str]:
             found[name] = (inspect.getdoc(registry.module(kind, name)) or "").partition("\n")[0]
         except InputError as error:  # one broken plugin must not hide the others
             found[name] = f"broken: {error}"
-    return found
+    return found | (toolbox.names() if kind == "attacks" else {})
 
 
 @app.command("list")
@@ -160,6 +162,7 @@ def run(
     data: Data = None,
     download: Download = False,
     to: Out = Path("runs"),
+    save_models: Annotated[bool, typer.Option("--save-models", help="keep every network beside its record, as .safetensors")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
@@ -175,8 +178,13 @@ def run(
             raise InputError("a grid of your own needs --attacks and --defenses, e.g. --attacks badnets,blend --defenses none,cbd")
         grid = _own_grid(dataset, attacks, defenses, protocol)
     grid = grid.changed(epochs=epochs, model=model, target=target, seeds=_numbers(seeds, int, "--seeds"), rates=_numbers(rates, float, "--rates"))
-    options = runner.Options(out=to, data=data, download=download, device=device, plugins=tuple(plugin))
-    cells = grid.cells(only)
+    options = runner.Options(out=to, data=data, download=download, device=device, models=save_models, plugins=tuple(plugin))
+    _run(grid, only, options, jobs, dry_run)
+
+
+def _run(grid: Suite, only: str, options: runner.Options, jobs: int | None, dry_run: bool = False) -> None:
+    """What ``run`` and ``defend`` have in common."""
+    to, cells = options.out, grid.cells(only)
     todo = runner.missing(grid, cells, options)
     err.print(f"{grid.name}: {len(cells)} cells, {len(cells) - len(todo)} done, {len(todo)} to run", highlight=False)
     if dry_run:
@@ -318,8 +326,10 @@ def poison(
     attack: Annotated[str, typer.Option(help="the attack, with its options")],
     dataset: Annotated[str, typer.Option(help="the data set")],
     to: Annotated[Path, typer.Option(help="where to: a folder, or an .npz file")],
-    form: Annotated[str, typer.Option("--format", help="png or npz; if not given, by the name of --to")] = "",
-    protocol: Annotated[str, typer.Option(help="target label, pool and reserve are its: " + ", ".join(PROTOCOLS))] = "cbd",
+    form: Annotated[str, typer.Option("--format", help="png, npz, or backdoorbench (a record); if not given, by the name of --to")] = "",
+    protocol: Annotated[
+        str, typer.Option(help="target label, pool and reserve are its: " + ", ".join(PROTOCOLS) + "; if not given, backdoorbench for its format, else cbd")
+    ] = "",
     rate: Annotated[float, typer.Option(help="poisoning rate, the share of all training images")] = 0.1,
     seed: Annotated[int, typer.Option(help="of the choice of images, and of what the attack learns")] = 0,
     target: Annotated[int | None, typer.Option(help="another target label")] = None,
@@ -331,15 +341,46 @@ def poison(
     out_: Out = Path("runs"),
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
-    """Write a poisoned data set as PNG folders with a manifest, or as an .npz file."""
+    """Write a poisoned data set: PNG folders with a manifest, an .npz file, or a record of BackdoorBench with its victim."""
+    protocol = protocol or ("backdoorbench" if form == "backdoorbench" else "cbd")
     grid = _own_grid(dataset, attack, "none", protocol).changed(epochs=epochs, model=model, target=target, seeds=(seed,), rates=(rate,))
     cells = grid.cells()
     if len(cells) > 1:
         raise InputError("give one attack and one data set")
     options = runner.Options(out=out_, data=data, download=download, device=device, plugins=tuple(plugin))
     with _bars() as report:
-        counts = export.poisoned(cells[0], options, to, form or ("npz" if to.suffix == ".npz" else "png"), partial(report, attack))
+        if form == "backdoorbench":
+            counts = commands.poison(cells[0], options, to, partial(report, attack))
+        else:
+            counts = export.poisoned(cells[0], options, to, form or ("npz" if to.suffix == ".npz" else "png"), partial(report, attack))
     err.print(f"wrote {to}: " + ", ".join(f"{n} {name}" for name, n in counts.items()), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def defend(
+    folder: Annotated[Path, typer.Argument(metavar="RECORD", help="folder of a record of BackdoorBench, with attack_result.pt")],
+    defense: Annotated[str, typer.Option(help="defenses, with commas between them")],
+    dataset: Annotated[str, typer.Option(help="the clean data that the record was made from; if not given, the record's, from --data")] = "",
+    protocol: Annotated[str, typer.Option(help="how to train: " + ", ".join(PROTOCOLS))] = "backdoorbench",
+    epochs: Epochs = None,
+    seeds: Annotated[str, typer.Option(help="seeds, e.g. 0,1,2")] = "0",
+    device: Device = "auto",
+    jobs: Annotated[int | None, typer.Option(min=1, help="trainings at a time")] = None,
+    data: Data = None,
+    download: Download = False,
+    to: Out = Path("runs"),
+    plugin: Plugins = [],  # noqa: B006
+) -> None:
+    """Defend a record of BackdoorBench: its poisoned images, its network as the victim; with defense_result.pt where it knows the network."""
+    if protocol not in PROTOCOLS:
+        raise registry.nearest(protocol, PROTOCOLS, "protocols")
+    grid = commands.defending(folder, tuple(registry.split(defense)), dataset, PROTOCOLS[protocol], _numbers(seeds, int, "--seeds")).changed(epochs=epochs)
+    options = runner.Options(out=to, data=data, download=download, device=device, models=True, plugins=tuple(plugin))
+    try:
+        _run(grid, "", options, jobs)
+    finally:
+        for file in commands.results(grid, grid.cells(), options):
+            err.print(f"wrote {file}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("tune")

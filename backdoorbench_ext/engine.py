@@ -135,9 +135,11 @@ class Engine:
         self._reserve, self._state, self._progress, self._stage = reserve, state, progress, 0
         self._train, self._victim = train, victim
         self._moments: tuple[Tensor, Tensor] | None = None
-        if rules.normalise:
+        if rules.normalise is True:
             x = train.x.float().div(255)
             self._moments = x.mean((0, 2, 3)), x.std((0, 2, 3))
+        elif rules.normalise:
+            self._moments = torch.tensor(rules.normalise[0]), torch.tensor(rules.normalise[1])
         torch.manual_seed(seed)
         torch.backends.cudnn.benchmark = True
 

@@ -41,7 +41,7 @@ def poisoned(cell: Cell, options: runner.Options, to: Path, form: str, progress:
         raise InputError(f"{to} exists already; give another name")
     found, train = runner.prepare(cell, options, progress)
     test = found.test
-    sets: dict[str, Images] = {"train": train, "test": test, "triggered": found.attack.test_set(test, found.rules.target), "reserve": found.reserve}
+    sets: dict[str, Images] = {"train": train, "test": test, "triggered": found.triggered(), "reserve": found.reserve}
     spec = {key: value for key, value in cell.spec().items() if key != "defense"} | {"surroundings": records.surroundings(pick_device(options.device))}
     if form == "npz":
         _npz(sets, spec, to)

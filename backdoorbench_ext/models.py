@@ -1,16 +1,19 @@
-"""Networks, by timm's names; the small ones of this field are registered in timm beside its own.
+"""Networks, by timm's names; the small ones of this field are registered in timm beside its own; ``torchvision:NAME`` is torchvision's.
 
 Every network keeps timm's contract: ``forward_features``, ``forward_head(..., pre_logits=True)``, ``num_features``.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, cast
 
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
+from safetensors.torch import load, save
 from timm.models import register_model
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
@@ -134,6 +137,40 @@ def resnet18_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) ->
     return cast(nn.Module, net)
 
 
+class TorchvisionNet(nn.Module):
+    """A network of torchvision's that ends in a linear layer, by timm's contract, untrained."""
+
+    def __init__(self, name: str, num_classes: int) -> None:
+        super().__init__()
+        self.net = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+        self.classifier, last = list(self.net.named_modules())[-1]
+        if not isinstance(last, nn.Linear):
+            raise InputError(f"torchvision's {name} does not end in a linear layer: it has no embedding that defenses can work on")
+        self.net.set_submodule(self.classifier, nn.Identity())
+        self.fc, self.num_features = last, last.in_features
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x)
+        return out
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        out: Tensor = x if pre_logits else self.fc(x)
+        return out
+
+    def get_classifier(self) -> nn.Linear:
+        return self.fc
+
+
+def create(name: str, outputs: int) -> Any:
+    """An untrained network by name, with as many outputs.
+
+    Raises:
+        InputError: a network of torchvision's that does not end in a linear layer.
+    """
+    place, colon, own = name.partition(":")
+    return TorchvisionNet(own, outputs) if colon and place == "torchvision" else timm.create_model(name, pretrained=False, num_classes=outputs)
+
+
 class Net(nn.Module):
     """A timm network behind its input normalisation: float images in [0, 1] -> logits.
 
@@ -147,8 +184,8 @@ class Net(nn.Module):
         super().__init__()
         self.register_buffer("mean", mean.view(1, 3, 1, 1) if mean is not None else None)
         self.register_buffer("std", std.view(1, 3, 1, 1) if std is not None else None)
-        self.backbone = cast(Any, timm.create_model(name, pretrained=False, num_classes=outputs))
-        self.num_features: int = cast(Any, self.backbone).num_features
+        self.backbone = create(name, outputs)
+        self.num_features: int = self.backbone.num_features
 
     def features(self, x: Tensor) -> Tensor:
         if self.mean is not None:
@@ -198,11 +235,35 @@ def last_stages(net: nn.Module, x: Tensor, stages: int = 3) -> list[str]:
 
 def check(name: str) -> None:
     """Raises:
-    InputError: timm does not know the network; the nearest name, and ours, are in the message.
+    InputError: timm (or torchvision) does not know the network; the nearest name, and ours, are in the message.
     """
-    if not timm.is_model(name):
+    place, colon, own = name.partition(":")
+    if colon and place == "torchvision":
+        known = torchvision.models.list_models(torchvision.models)
+        if own not in known:
+            raise nearest(own, known, "models of torchvision")
+    elif not timm.is_model(name):
         near = nearest(name, timm.list_models(), "models")
-        raise InputError(str(near).partition(" Known:")[0] + f" Ours: {', '.join(OURS)}; and all of timm's.")
+        raise InputError(str(near).partition(" Known:")[0] + f" Ours: {', '.join(OURS)}; and all of timm's, and torchvision:NAME.")
+
+
+def pack(net: nn.Module, model: str) -> bytes:
+    """A network as a safetensors file, whose metadata name its class and ``model``, the protocol's network."""
+    outputs = net.backbone.get_classifier().out_features if isinstance(net, Net) else ""
+    return save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, {"class": type(net).__name__, "model": model, "outputs": str(outputs)})
+
+
+def unpack(data: bytes) -> tuple[Net, str] | None:
+    """The network of a file of ``pack``'s, in eval mode, and its name; None for networks that only their defense can build, such as MCCI's pair."""
+    length = int.from_bytes(data[:8], "little")
+    told = json.loads(data[8 : 8 + length])["__metadata__"]
+    if told["class"] != Net.__name__:
+        return None
+    state = load(data)
+    moments = (state["mean"].flatten(), state["std"].flatten()) if "mean" in state else ()
+    net = Net(told["model"], int(told["outputs"]), *moments)
+    net.load_state_dict(state)
+    return net.eval(), told["model"]
 
 
 def parameters(net: nn.Module) -> int:

@@ -61,7 +61,8 @@ class Protocol:
         crop: padding in pixels (zeros) of the random crop, 0 for none.
         flip: flip half of the images left to right.
         cutout: side in pixels of one square set to 0 at a random place, 0 for none.
-        normalise: networks see (x - mean) / std with the mean and std a channel of the training images, otherwise [0, 1].
+        normalise: networks see (x - mean) / std with the mean and std a channel of the training images, or with those given
+            as ((r, g, b), (r, g, b)); otherwise [0, 1].
         target: target label.
         spare_target: leave the target class out of the pool that is poisoned.
         reserve: share of the training images, class by class, held out before poisoning as the clean data of defenses that need some.
@@ -78,11 +79,16 @@ class Protocol:
     crop: int = 4
     flip: bool = True
     cutout: int = 0
-    normalise: bool = False
+    normalise: bool | tuple[tuple[float, ...], tuple[float, ...]] = False
     target: int = 0
     spare_target: bool = False
     reserve: float = 0.05
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.normalise, bool):  # JSON knows no tuples
+            mean, std = self.normalise
+            object.__setattr__(self, "normalise", (tuple(mean), tuple(std)))
 
     def on(self, dataset: str) -> Protocol:
         """The protocol as it holds for a data set, without overrides left."""
@@ -126,10 +132,14 @@ MCCI = Protocol(
 
 BACKDOORBENCH = Protocol(
     name="BackdoorBench",
+    version=2,  # 1 normalised by the training images' own mean and std
     model="preactresnet18",
     recipe=Recipe(epochs=100, batch_size=128, lr=0.01, schedule="cosine", weight_decay=5e-4),
     normalise=True,
-    overrides={"gtsrb": {"recipe": Recipe(epochs=50, batch_size=128, lr=0.01, schedule="cosine", weight_decay=5e-4)}},
+    overrides={
+        "cifar10": {"normalise": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))},
+        "gtsrb": {"normalise": False, "recipe": Recipe(epochs=50, batch_size=128, lr=0.01, schedule="cosine", weight_decay=5e-4)},
+    },
 )
 """BackdoorBench's prototype configuration (https://github.com/SCLBD/BackdoorBench)."""
 

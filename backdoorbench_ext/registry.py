@@ -23,6 +23,7 @@ from typing import Any
 from .api import Attack, Defense, InputError, Method
 
 BASES: dict[str, type[Method]] = {"attacks": Attack, "defenses": Defense}
+SCHEMES = dict.fromkeys(("record", "backdoorbench"), "backdoorbench_ext.toolbox.attacks")  # attacks of other toolboxes: "record:FOLDER"
 _plugins: dict[tuple[str, str], str] = {}  # (kind, name) -> dotted module, from add_file
 
 
@@ -110,6 +111,12 @@ def create(kind: str, text: str) -> Any:
         InputError: an unknown name (with the nearest one), an unknown option, a value of the wrong type or out of range.
     """
     name, options = parse(text)
+    scheme, colon, rest = name.partition(":")
+    try:
+        if colon and kind == "attacks" and scheme in SCHEMES:
+            return importlib.import_module(SCHEMES[scheme]).attack(scheme, rest, options)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     cls = get_class(kind, name)
     known = list(inspect.signature(cls).parameters)
     for option in options:

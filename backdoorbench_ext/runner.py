@@ -20,14 +20,13 @@ import torch
 from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import datasets, plots, records, registry
+from . import datasets, models, plots, records, registry
 from .api import Attack, Defense, Images, InputError, Poisoned
 from .engine import Engine, check_per_class, pick_device, seed_of
 from .engine import Progress as Report
-from .files import once
-from .models import parameters
+from .files import once, write_whole
 from .protocols import Protocol
 from .suite import Cell, Suite, digest
 
@@ -43,6 +42,7 @@ class Options:
         data: folder of the data sets' files.
         download: let torchvision fetch what is missing.
         device: "auto", "cpu", "cuda:0", ...
+        models: keep the network of every cell beside its record, as ``.safetensors``.
         plugins: files registered with ``--plugin``, for worker processes.
     """
 
@@ -50,6 +50,7 @@ class Options:
     data: Path | None = None
     download: bool = False
     device: str = "auto"
+    models: bool = False
     plugins: tuple[Path, ...] = ()
 
 
@@ -67,14 +68,14 @@ def _load(dataset: str, data: Path | None, download: bool) -> datasets.Splits:
     return datasets.load(dataset, data, download=download)
 
 
-def hold_out(train: Images, share: float, seed: int) -> tuple[Images, Images]:
-    """Split off the clean reserve, the same share of every class: (reserve, rest), both in the order of ``train``."""
+def hold_out(train: Images, share: float, seed: int) -> Tensor:
+    """Who is held back as the clean reserve, the same share of every class: bool (n,)."""
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     held = torch.zeros(len(train), dtype=torch.bool)
     for label in range(len(train.classes)):
         own = order[train.y[order] == label]
         held[own[: round(share * len(own))]] = True
-    return train[held], train[~held]
+    return held
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ class Parts:
     reserve: Images
     train: Images
     test: Images
+    supplied: Poisoned | None = None
+
+    def triggered(self) -> Poisoned:
+        """The test images that ASR and ARR count."""
+        return self.attack.test_set(self.test, self.rules.target) if self.supplied is None else self.supplied
 
 
 def parts(cell: Cell, options: Options) -> Parts:
@@ -97,7 +103,8 @@ def parts(cell: Cell, options: Options) -> Parts:
     """
     train, test = _load(cell.dataset, options.data, options.download)
     rules, device = cell.protocol.on(cell.dataset), pick_device(options.device)
-    reserve, rest = hold_out(train, rules.reserve, seed_of(cell.seed, "reserve"))
+    held = hold_out(train, rules.reserve, seed_of(cell.seed, "reserve"))
+    reserve, rest = train[held], train[~held]
     attack, defense = cell.methods()
     needed = 1 if defense.clean_images is None else defense.clean_images
     if needed > len(reserve):
@@ -107,7 +114,8 @@ def parts(cell: Cell, options: Options) -> Parts:
         check_per_class(reserve.y.bincount(minlength=len(train.classes)).tolist(), defense.clean_per_class, train.classes, rules)
     try:
         attack.check(rest.x[:1].float() / 255)
-        attack.choose(rest, target=rules.target, rate=cell.rate, rng=torch.Generator(), spare_target=rules.spare_target)
+        if not attack.supplies:
+            attack.choose(rest, target=rules.target, rate=cell.rate, rng=torch.Generator(), spare_target=rules.spare_target)
     except InputError as error:
         raise InputError(f"{cell.attack} on {cell.dataset}: {error}") from error
     return Parts(attack, defense, rules, reserve.to(device), rest.to(device), test.to(device))
@@ -116,6 +124,7 @@ def parts(cell: Cell, options: Options) -> Parts:
 def _shared(cell: Cell, options: Options, name: str, *keys: str) -> Path:
     """The file of something that all cells share in which data set, protocol, seed and ``keys`` of the spec are equal."""
     spec = cell.spec()
+    name = name.replace("/", "_").replace(":", "_")
     return options.out / ".shared" / f"{name}-{digest({key: spec[key] for key in ('dataset', 'protocol', 'seed', *keys)})}.safetensors"
 
 
@@ -140,6 +149,8 @@ def prepare(cell: Cell, options: Options, progress: Report | None = None) -> tup
         InputError: as ``parts``.
     """
     found = parts(cell, options)
+    if found.attack.supplies:
+        return _supplied(cell, options, found)
     attack, rules, device = fitted(cell, options, found, progress), found.rules, pick_device(options.device)
     rng = torch.Generator().manual_seed(seed_of(cell.seed, "poison"))
     poisoned = attack.poison(found.train, target=rules.target, rate=cell.rate, rng=rng, spare_target=rules.spare_target)
@@ -154,18 +165,40 @@ def prepare(cell: Cell, options: Options, progress: Report | None = None) -> tup
     return replace(found, attack=attack), poisoned
 
 
+def _supplied(cell: Cell, options: Options, found: Parts) -> tuple[Parts, Poisoned]:
+    """Images, and perhaps a victim, that an attack has from elsewhere."""
+    (train, test), device, seed = _load(cell.dataset, options.data, options.download), pick_device(options.device), seed_of(cell.seed, "poison")
+    folder = _shared(cell, options, registry.parse(cell.attack)[0], "attack", "rate").with_suffix("")
+    held, rng = hold_out(train, found.rules.reserve, seed_of(cell.seed, "reserve")), torch.Generator().manual_seed(seed)
+    poisoned, triggered = found.attack.supply(train, test, held, target=found.rules.target, rate=cell.rate, rng=rng, folder=folder)
+    poisoned, triggered = poisoned.to(device), triggered.to(device)
+    state = found.attack.victim(Engine(found.rules, poisoned.observed(), device=device).new_model())
+    if state is not None:
+        once(victim_file(cell, options), device, lambda: {**state, "log.curve": torch.zeros(0), "log.seconds": torch.zeros(()), "log.images": torch.zeros(())})
+    return replace(found, supplied=triggered), poisoned
+
+
+def victim_file(cell: Cell, options: Options) -> Path:
+    """Where the network lies that was trained without defense on the cell's images; ``Engine.victim`` makes it."""
+    return _shared(cell, options, "victim", "attack", "rate")
+
+
 def specimen(cell: Cell, options: Options, progress: Report | None = None) -> tuple[Images, Images]:
     """Up to 500 images before and after the attack, the same ones for every attack: test images, or training images where those are more than triggered."""
     found, poisoned = prepare(cell, options, progress)
-    if found.attack.refines:
+    return _pairs(found, poisoned)
+
+
+def _pairs(found: Parts, poisoned: Poisoned) -> tuple[Images, Images]:
+    if found.attack.refines or found.attack.supplies:
         index = poisoned.mask.nonzero().flatten()[:500]
         return found.train[index].to("cpu"), poisoned[index].to("cpu")
     clean = found.test[torch.arange(min(500, len(found.test)), device=found.test.y.device)]
     return clean.to("cpu"), replace(clean, x=found.attack.stamp(clean.x)).to("cpu")
 
 
-def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: Any = None, pictures: Path | None = None) -> records.Record:
-    """Poison, train, measure: the record of one cell.
+def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: Any = None, pictures: Path | None = None) -> tuple[records.Record, nn.Module]:
+    """Poison, train, measure: the record of one cell, and its network.
 
     Args:
         state: folder in which the training keeps its state, to go on from after a kill.
@@ -175,14 +208,15 @@ def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: 
     device = pick_device(options.device)
     begun = time.perf_counter()
     found, poisoned = prepare(cell, options, progress)
-    defense, reserve, test, triggered = found.defense, found.reserve, found.test, found.attack.test_set(found.test, found.rules.target)
+    defense, reserve, test, triggered = found.defense, found.reserve, found.test, found.triggered()
     if pictures and not pictures.with_suffix(".png").exists():
-        plots.save(plots.examples(test.x[:8].cpu(), found.attack.stamp(test.x[:8]).cpu(), cell.attack), pictures, ("png",))
+        before, after = _pairs(found, poisoned)
+        plots.save(plots.examples(before.x[:8], after.x[:8], cell.attack), pictures, ("png",))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     train = poisoned.observed()
-    victim = _shared(cell, options, "victim", "attack", "rate")
-    engine = Engine(found.rules, train, reserve, seed=seed_of(cell.seed, "training"), device=device, state=state, progress=progress, victim=victim)
+    seed, victim = seed_of(cell.seed, "training"), victim_file(cell, options)
+    engine = Engine(found.rules, train, reserve, seed=seed, device=device, state=state, progress=progress, victim=victim)
     poisoning = time.perf_counter() - begun
     trained = defense.fit(train, engine)
     begun = time.perf_counter()
@@ -190,7 +224,7 @@ def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: 
     metrics = engine.measure(net, test, triggered)
     probes = engine.measure_probes(test, triggered)
     book = engine.log_book
-    return {
+    record = {
         "format": records.FORMAT,
         "spec": cell.spec(),
         "cell": {"dataset": cell.dataset, "attack": cell.attack, "defense": cell.defense},
@@ -198,17 +232,18 @@ def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: 
         "probes": probes,
         "curves": book.curves,
         "given": {"train_images": len(train), "poisoned": int(poisoned.mask.sum()), "cover": int(poisoned.cover.sum()), "clean_images": book.clean_given},
-        "model": {"parameters": parameters(net)},
+        "model": {"parameters": models.parameters(net)},
         "time": {
             "poisoning": poisoning,
             "training": sum(book.seconds.values()),
             "stages": book.seconds,
             "evaluation": time.perf_counter() - begun,
-            "images_per_second": book.images / sum(book.seconds.values()) if book.seconds else None,
+            "images_per_second": book.images / sum(book.seconds.values()) if sum(book.seconds.values()) else None,
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         },
         "surroundings": records.surroundings(device) | {"bf16": engine.bf16, "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
     }
+    return record, net
 
 
 def _run_group(cells: list[Cell], folder: Path, options: Options, progress: Any = None) -> list[Outcome]:
@@ -223,7 +258,9 @@ def _run_group(cells: list[Cell], folder: Path, options: Options, progress: Any 
                 outcomes.append(Outcome(cell, records.read(path)))
                 continue
             try:
-                record = run_cell(cell, options, state, progress and partial(progress, cell), path.parent.parent / "examples")
+                record, net = run_cell(cell, options, state, progress and partial(progress, cell), path.parent.parent / "examples")
+                if options.models:  # before the record, which says that the cell is done
+                    write_whole(path.with_suffix(".safetensors"), models.pack(net, record["spec"]["protocol"]["model"]))
             except Exception as error:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.with_suffix(".failed").write_text(traceback.format_exc())

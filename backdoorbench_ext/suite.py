@@ -113,7 +113,7 @@ class Suite:
 
             own = change({"recipe": protocol.recipe, "model": protocol.model, "target": protocol.target})
             protocol = replace(protocol, name=f"{protocol.name} (changed)", overrides={k: change(v) for k, v in protocol.overrides.items()}, **own)
-        said = (f"epochs{epochs}" if epochs else "", model or "", "" if target is None else f"target{target}")
+        said = (f"epochs{epochs}" if epochs else "", (model or "").replace(":", "_"), "" if target is None else f"target{target}")
         name = "-".join(filter(None, (self.name, *said)))
         return replace(self, name=name, protocol=protocol, seeds=seeds or self.seeds, rates=rates or self.rates, own_rates={} if rates else self.own_rates)
 

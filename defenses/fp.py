@@ -38,7 +38,10 @@ class FinePruning(Defense):
         kept = pruning(z, clean.y, victim.head, self.drop)
         engine.log(**{"channels pruned": float((~kept).sum())})
         recipe = replace(engine.rules.recipe, lr=self.lr, schedule="constant")
-        return engine.fit(Pruned(victim, kept), clean, name="fine-tuning", epochs=self.epochs, recipe=recipe)
+        engine.fit(Pruned(victim, kept), clean, name="fine-tuning", epochs=self.epochs, recipe=recipe)
+        with torch.no_grad():
+            victim.backbone.get_classifier().weight[:, ~kept] = 0  # the same as without the channels
+        return victim.eval()
 
 
 class Pruned(nn.Module):

@@ -240,7 +240,8 @@ def test_poisoned_are_not_the_first_that_a_network_sees():
 
 
 def test_reserve_is_held_out_of_every_class(images):
-    reserve, rest = runner.hold_out(images, 0.25, 3)
+    held = runner.hold_out(images, 0.25, 3)
+    reserve, rest = images[held], images[~held]
     assert reserve.y.bincount().tolist() == [4] * 4 and len(rest) == 48
     both = {x.numpy().tobytes() for x in reserve.x} & {x.numpy().tobytes() for x in rest.x}
     assert not both

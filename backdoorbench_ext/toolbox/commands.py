@@ -1,0 +1,94 @@
+"""What ``bbx poison --format backdoorbench`` and ``bbx defend`` do."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from .. import datasets, models, runner
+from ..api import InputError
+from ..engine import Engine, Progress, pick_device, seed_of
+from ..files import write_whole
+from ..models import Net
+from ..protocols import Protocol
+from ..suite import Cell, Suite
+from . import record
+
+
+def poison(cell: Cell, options: runner.Options, to: Path, progress: Progress | None = None) -> dict[str, int]:
+    """Write what a cell trains on as a record of BackdoorBench, with the network that No Defense gives; how many images of each part.
+
+    The clean reserve stays out of its training set; images are counted in the order of CIFAR-10's own files, which BackdoorBench opens again.
+
+    Raises:
+        InputError: another data set, an unknown network, a place where BackdoorBench would not find it, or as ``runner.parts``.
+    """
+    record.check_place(to)
+    rules = cell.protocol.on(cell.dataset)
+    record.their_model(rules.model)
+    if cell.dataset != "cifar10":
+        raise InputError(f"BackdoorBench opens its clean data itself: only the whole of cifar10 is known to have the same order there, not {cell.dataset}")
+    found, poisoned = runner.prepare(cell, options, progress)
+    train, test = datasets.load(cell.dataset, options.data)
+    held = runner.hold_out(train, rules.reserve, seed_of(cell.seed, "reserve"))
+    triggered, device = found.triggered(), pick_device(options.device)
+    counted = (found.attack.goal(test.y, rules.target, len(test.classes)) != test.y).nonzero().flatten()
+    seed, file = seed_of(cell.seed, "training"), runner.victim_file(cell, options)
+    engine = Engine(rules, poisoned.observed(), found.reserve, seed=seed, device=device, progress=progress, victim=file)
+    victim = engine.victim()
+    sets = {"train": (poisoned.to("cpu"), (~held).nonzero().flatten(), len(train)), "test": (triggered.to("cpu"), counted, len(test))}
+    record.write(to, cell.dataset, rules.model, victim, sets)
+    metrics = engine.measure(victim, found.test, triggered)
+    write_whole(to / "attack_df.csv", table(metrics, rules.recipe.epochs).encode())
+    info = {"attack": cell.attack, "attack_target": rules.target, "pratio": cell.rate, "dataset": cell.dataset, "model": record.their_model(rules.model)}
+    record.save(to / "info.pickle", info | {"epochs": rules.recipe.epochs, "random_seed": cell.seed, "save_path": to.as_posix()})
+    return {"train": len(poisoned), "poisoned": int(poisoned.mask.sum()), "triggered": len(triggered)}
+
+
+def table(metrics: Mapping[str, Sequence[int]], epochs: int) -> str:
+    """CA, ASR and ARR as BackdoorBench's CSV names them: fractions, one row for the last epoch."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("", "epoch", "test_acc", "test_asr", "test_ra"))
+    writer.writerow((epochs - 1, epochs - 1, *(metrics[name][0] / metrics[name][1] for name in ("ca", "asr", "arr"))))
+    return text.getvalue()
+
+
+def defending(folder: Path, defenses: tuple[str, ...], dataset: str, protocol: Protocol, seeds: tuple[int, ...]) -> Suite:
+    """The suite of a record: its data set, rate and target, and its network, under a protocol.
+
+    Raises:
+        InputError: as ``record.read``; a record without a training set; no network here that is like its.
+    """
+    found = record.read(folder)
+    if found.train is None:
+        raise InputError(f"{folder}: holds no poisoned training set: its attack controls the training")
+    model = record.our_model(found.model_name)
+    models.check(model)
+    target = found.targets[0] if len(found.targets) == 1 else protocol.target
+    known = {name: {**fields, **({"model": model} if "model" in fields else {})} for name, fields in protocol.overrides.items()}
+    if dataset.partition("[")[0] not in known and found.dataset in known:
+        known[dataset.partition("[")[0]] = known[found.dataset]  # the same images by another name keep the normalisation
+    rules = replace(protocol, model=model, target=target, overrides=known)
+    name = f"defend-{folder.resolve().name}"
+    return Suite(name, rules, (dataset or found.dataset,), (f"record:{folder}",), defenses, rates=(found.rate,), seeds=seeds)
+
+
+def results(suite: Suite, cells: list[Cell], options: runner.Options) -> list[Path]:
+    """Write ``defense_result.pt`` beside the record of every cell whose network BackdoorBench knows; the files."""
+    written = []
+    for cell in cells:
+        file = (options.out / suite.name / cell.path()).with_suffix(".safetensors")
+        found = models.unpack(file.read_bytes()) if file.exists() else None
+        if found is not None:
+            target = file.with_name(f"{file.stem}-defense_result.pt")
+            record.save(target, record.model_state(found[1], found[0], outputs(found[0])))
+            written.append(target)
+    return written
+
+
+def outputs(net: Net) -> int:
+    return int(net.backbone.get_classifier().out_features)

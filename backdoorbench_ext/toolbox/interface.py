@@ -1,0 +1,254 @@
+"""Our attacks and defenses as BackdoorBench's code calls them: transforms of one picture, and classes with the methods of its defense scripts.
+
+``TRANSFORMS["badnets"](size=3)`` is an image transform, ``LABELS["badnets"](target=0, classes=10)`` the label transform beside it; ``DEFENSES["cbd"]`` a class,
+``CBD`` and ``MCCI`` two of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, get_type_hints
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .. import records, registry, runner
+from ..api import Attack, InputError
+from ..models import Net
+from ..protocols import BACKDOORBENCH
+from . import commands, record
+
+try:  # its own base class, when its root is on the path
+    from defense.base import defense as Base  # type: ignore[import-not-found]
+except ImportError:
+    Base = object
+
+log = logging.getLogger(__name__)
+
+
+def _true(text: str) -> bool:
+    return text in ("True", "true", "1")
+
+
+FLAGS: dict[str, Any] = {
+    "device": str, "dataset_path": str, "dataset": str, "result_file": str, "epochs": int, "batch_size": int, "lr": float, "lr_scheduler": str, "model": str,
+    "client_optimizer": str, "sgd_momentum": float, "wd": float, "random_seed": int, "ratio": float, "yaml_path": str,
+}  # fmt: skip
+UNUSED: dict[str, Any] = {
+    "pin_memory": _true, "non_blocking": _true, "prefetch": _true, "amp": _true, "checkpoint_load": str, "checkpoint_save": str, "log": str,
+    "num_workers": float, "frequency_save": int, "steplr_stepsize": int, "steplr_gamma": float, "steplr_milestones": str,
+}  # fmt: skip
+"""Flags that every defense there has and that mean nothing here: images are on the device, precision is the device's, the state is always kept."""
+SCHEDULES = {"CosineAnnealingLR": "cosine", None: "constant"}
+
+
+class Registry(Mapping[str, Any]):
+    """Every method of a kind by its name, made when asked for."""
+
+    def __init__(self, kind: str, make: Callable[[str], Any]) -> None:
+        self.kind, self.make = kind, make
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in registry.modules(self.kind):
+            raise KeyError(str(registry.nearest(name, registry.modules(self.kind), self.kind)))
+        return self.make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(registry.modules(self.kind))
+
+    def __len__(self) -> int:
+        return len(registry.modules(self.kind))
+
+
+class Transform:
+    """An attack's trigger on one picture: ``transform(picture, target=label, image_serial_id=index)`` -> picture."""
+
+    def __init__(self, attack: Attack) -> None:
+        if attack.learns or attack.supplies or attack.refines:
+            raise InputError(f"{type(attack).__name__} learns its trigger or its images: write a record with `bbx poison --format backdoorbench`")
+        self.attack = attack
+
+    def __call__(self, img: Any, target: Any = None, image_serial_id: Any = None) -> Image.Image:
+        x = torch.from_numpy(np.array(img.convert("RGB") if isinstance(img, Image.Image) else img, np.uint8)).permute(2, 0, 1)[None]
+        return Image.fromarray(self.attack.stamp(x)[0].permute(1, 2, 0).contiguous().numpy())
+
+
+class Labels:
+    """The label an attack gives: ``labels(label)``."""
+
+    def __init__(self, attack: Attack, target: int, classes: int) -> None:
+        self.attack, self.target, self.classes = attack, target, classes
+
+    def __call__(self, original_label: Any, original_index: Any = None, img: Any = None) -> int:
+        return int(self.attack.goal(torch.tensor([int(original_label)]), self.target, self.classes))
+
+
+class Denormalised(nn.Module):
+    """A network of pixels in [0, 1] for inputs that were normalised."""
+
+    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.mean, self.std = (nn.Buffer(torch.tensor(v).view(1, 3, 1, 1)) for v in (mean, std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x * self.std + self.mean)
+        return out
+
+
+class Script(Base):  # type: ignore[misc]
+    """What all our defenses are to BackdoorBench: reads ``record/NAME``, trains, writes ``record/NAME/defense/METHOD``."""
+
+    method: ClassVar[str]
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        given = {name: value for name, value in vars(args).items() if value is not None}
+        if given.get("yaml_path"):
+            given = {name: value for name, value in _yaml(Path(given["yaml_path"])).items() if value is not None} | given
+        self.args = argparse.Namespace(**given)
+        self.given = given
+        unknown = [name for name in given if name not in {**FLAGS, **UNUSED, **own_flags(self.method)}]
+        if unknown:
+            log.warning("not used by %s: %s", self.method, ", ".join(sorted(unknown)))
+        self.trainer: nn.Module | None = None
+
+    def set_result(self, result_file: str) -> None:
+        """Read and check ``record/RESULT_FILE``, and make the folders of the result."""
+        self.folder = Path("record") / result_file
+        self.result = record.read(self.folder)
+        if self.given.get("dataset", self.result.dataset) != self.result.dataset:
+            raise InputError(f"{self.folder} was made from {self.result.dataset}, not {self.given['dataset']}")
+        self.save_path = self.folder / "defense" / self.method
+        for part in ("checkpoint", "log"):
+            (self.save_path / part).mkdir(parents=True, exist_ok=True)
+
+    def set_trainer(self, model: nn.Module) -> None:
+        """Kept for its code's sake: training is our engine's."""
+        self.trainer = model
+
+    def set_logger(self) -> None:
+        """Log to the console and to ``log/TIME.log``."""
+        form = logging.Formatter("%(asctime)s [%(levelname)-8s] %(message)s", "%Y-%m-%d:%H:%M:%S")
+        for handler in (logging.FileHandler(self.save_path / "log" / time.strftime("%Y_%m_%d_%H_%M_%S.log")), logging.StreamHandler()):
+            handler.setFormatter(form)
+            log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.info("%s: %s", self.method, self.given)
+
+    def set_devices(self) -> None:
+        """``cuda`` and ``cuda:0`` fall back to the CPU where there is no GPU, as its scripts do."""
+        name = self.given.get("device", "auto").partition(",")[0]
+        self.device = "cpu" if name.startswith("cuda") and not torch.cuda.is_available() else name
+
+    def mitigation(self) -> dict[str, Any]:
+        """Train and measure; ``defense_result.pt`` (where BackdoorBench knows the network), its CSV and our record. The network takes normalised inputs."""
+        self.set_devices()
+        cell, options = self.cell(), runner.Options(out=self.save_path / "checkpoint", data=self.data(), device=self.device)
+
+        def progress(stage: str, done: int, total: int) -> None:
+            log.info("%s: %d of %d epochs", stage, done, total)
+
+        found, net = runner.run_cell(cell, options, self.save_path / "checkpoint" / "state", progress)
+        records.write(self.save_path / "record.json", found)
+        rules = cell.protocol.on(cell.dataset)
+        (self.save_path / f"{self.method}_df.csv").write_text(commands.table(found["metrics"], rules.recipe.epochs))
+        try:
+            record.save(self.save_path / "defense_result.pt", record.model_state(rules.model, net, self.result.classes))
+        except InputError as error:
+            log.warning("no defense_result.pt: %s", error)
+        log.info("CA %.2f  ASR %.2f  ARR %.2f", *(100 * hits / n for hits, n in found["metrics"].values()))
+        if isinstance(net, Net):
+            return {"model": net.backbone}
+        return {"model": net if isinstance(rules.normalise, bool) else Denormalised(net, *rules.normalise)}
+
+    def defense(self, result_file: str) -> dict[str, Any]:
+        """Everything, as its scripts call it."""
+        self.set_result(result_file)
+        self.set_logger()
+        return self.mitigation()
+
+    def cell(self) -> Any:
+        """The one cell that flags and YAML describe."""
+        given, own = self.given, own_flags(self.method)
+        recipe = BACKDOORBENCH.on(self.result.dataset).recipe
+        names = {"epochs": "epochs", "batch_size": "batch_size", "lr": "lr", "client_optimizer": "optimizer", "sgd_momentum": "momentum", "wd": "weight_decay"}
+        recipe = replace(recipe, **{ours: given[flag] for flag, ours in names.items() if flag in given and flag not in own})
+        if "lr_scheduler" in given and "lr_scheduler" not in own:
+            if given["lr_scheduler"] not in SCHEDULES:
+                raise InputError(f"--lr_scheduler must be {' or '.join(map(str, SCHEDULES))}, not {given['lr_scheduler']}")
+            recipe = replace(recipe, schedule=SCHEDULES[given["lr_scheduler"]])
+        rules = replace(BACKDOORBENCH.on(self.result.dataset), recipe=recipe, reserve=given.get("ratio", BACKDOORBENCH.reserve))
+        options = ",".join(f"{name}={given[name]!r}" for name in own if name in given)
+        suite = commands.defending(self.folder, (f"{self.method}[{options}]" if options else self.method,), "", rules, (given.get("random_seed", 0),))
+        if "model" in given and record.our_model(given["model"]) != suite.protocol.model:
+            raise InputError(f"{self.folder} holds a {self.result.model_name}, not a {given['model']}")
+        return suite.cells()[0]
+
+    def data(self) -> Path:
+        """Where the clean data lie: ``DATASET_PATH/DATASET``, as BackdoorBench has them, or an ``.npz`` in ``DATASET_PATH``."""
+        root = Path(self.given.get("dataset_path", "./data"))
+        return root if (root / f"{self.result.dataset}.npz").is_file() else root / self.result.dataset
+
+
+def own_flags(method: str) -> dict[str, Any]:
+    """A defense's options as flags: name -> type."""
+    cls = registry.get_class("defenses", method)
+    hints = get_type_hints(cls)
+    kinds = {f.name: next((k for k in (int, float, str) if hints[f.name] is k or k in getattr(hints[f.name], "__args__", ())), str) for f in fields(cls)}
+    return dict(kinds)
+
+
+def _yaml(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file}: no readable YAML file ({str(error).splitlines()[0]})") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: must hold names and values")
+    return found
+
+
+def _script(method: str) -> type[Script]:
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        own = own_flags(method)
+        for name, kind in {**UNUSED, **FLAGS, **own}.items():
+            parser.add_argument(f"--{name}", type=kind, help="an option of ours" if name in own else "not used" if name in UNUSED else None)
+
+    name = registry.get_class("defenses", method).__name__
+    return type(name, (Script,), {"method": method, "add_arguments": staticmethod(add_arguments), "__doc__": f"``{method}`` under BackdoorBench's interface."})
+
+
+def _attack(name: str, options: dict[str, Any]) -> Attack:
+    attack = registry.get_class("attacks", name)(**options)
+    assert isinstance(attack, Attack)
+    return attack
+
+
+TRANSFORMS = Registry("attacks", lambda name: lambda **options: Transform(_attack(name, options)))
+LABELS = Registry("attacks", lambda name: lambda target, classes, **options: Labels(_attack(name, options), target, classes))
+DEFENSES = Registry("defenses", _script)
+CBD, MCCI = DEFENSES["cbd"], DEFENSES["mcci"]
+
+
+def main(words: list[str]) -> None:
+    """``python -m backdoorbench_ext.toolbox METHOD FLAGS``: one of BackdoorBench's defense scripts, run from its root folder."""
+    if not words or words[0].startswith("-"):
+        raise InputError(f"usage: python -m backdoorbench_ext.toolbox METHOD --result_file NAME ...; methods: {', '.join(DEFENSES)}")
+    if words[0] not in DEFENSES:
+        raise registry.nearest(words[0], DEFENSES, "defenses")
+    script = DEFENSES[words[0]]
+    parser = argparse.ArgumentParser(prog=f"python -m backdoorbench_ext.toolbox {words[0]}", description=script.__doc__, argument_default=None)
+    script.add_arguments(parser)
+    args = parser.parse_args(words[1:])
+    if args.result_file is None:
+        raise InputError("--result_file NAME is missing: the record is record/NAME")
+    script(args).defense(args.result_file)
