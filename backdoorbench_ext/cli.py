@@ -94,6 +94,9 @@ def list_(
 def show(name: Annotated[str, typer.Argument(help="an attack, a defense, a benchmark or a protocol")], plugin: Plugins = []) -> None:  # noqa: B006
     """A method's paper, options and needs; a benchmark's grid and protocol."""
     found = [kind for kind in ("attacks", "defenses", "benchmarks") if name in registry.modules(kind)]
+    if name in toolbox.names():
+        out.print(f"[bold]{name}[/bold]  (attack: {toolbox.names()[name]})\n\n{escape(inspect.getdoc(toolbox) or '')}", highlight=False)
+        return
     if not found and name not in PROTOCOLS:
         raise registry.nearest(name, [n for k in ("attacks", "defenses", "benchmarks", "protocols") for n in names(k)], "methods, benchmarks and protocols")
     for kind in found:

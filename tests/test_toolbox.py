@@ -345,6 +345,18 @@ def test_defend(made, tmp_path, capsys):
     assert all(torch.equal(found["model"][name], value) for name, value in given.items())
 
 
+def test_defend_needs_a_network_with_an_embedding(tmp_path, capsys):
+    """The network of a record is told to be unfit before anything is trained."""
+    what = content(tmp_path / "r")
+    for name, says in (("squeezenet1_0", "does not end in a linear layer"), ("mobilenet_v2", "another architecture"), ("resnt", "Did you mean")):
+        what["model_name"] = name
+        folder = saved(tmp_path / "r", what)
+        record._read.cache_clear()
+        assert bbx("defend", str(folder), "--defense", "fp", "--data", str(tmp_path), "--out", str(tmp_path / "runs")) == 2
+        error = capsys.readouterr().err
+        assert says in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
 def test_protocol_must_fit_the_record(made, tmp_path):
     data = npz(tmp_path / "data", *clean_sets())
     options = runner.Options(out=tmp_path / "runs", data=data, device="cpu")
@@ -462,6 +474,7 @@ def test_a_script_that_fails(checkout, tmp_path, capsys):
 
 def test_names_with_and_without_a_checkout(checkout, monkeypatch, capsys):
     assert bbx("list", "attacks") == 0 and "backdoorbench:wanet" in capsys.readouterr().out
+    assert bbx("show", "backdoorbench:wanet") == 0 and "BACKDOORBENCH_PYTHON" in capsys.readouterr().out
     with pytest.raises(InputError, match="Did you mean 'backdoorbench:badnet'"):
         attacks.attack("backdoorbench", "badnt", {}).check(torch.zeros(1, 3, 8, 8))
     monkeypatch.setenv("BACKDOORBENCH_HOME", str(checkout / "attack"))

@@ -68,6 +68,7 @@ def defending(folder: Path, defenses: tuple[str, ...], dataset: str, protocol: P
         raise InputError(f"{folder}: holds no poisoned training set: its attack controls the training")
     model = record.our_model(found.model_name)
     models.check(model)
+    found.fit_to(Net(model, found.classes))
     target = found.targets[0] if len(found.targets) == 1 else protocol.target
     known = {name: {**fields, **({"model": model} if "model" in fields else {})} for name, fields in protocol.overrides.items()}
     if dataset.partition("[")[0] not in known and found.dataset in known:
