@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -61,23 +62,56 @@ def mark(values: Sequence[float], higher: bool) -> list[str]:
     return ["best" if v == ranks[0] else "second" if len(ranks) > 1 and v == ranks[1] else "" for v in printed] if ranks else [""] * len(values)
 
 
-def _grid(records: Sequence[Record], suite: Suite) -> tuple[list[str], list[tuple[str, list[list[str]], list[list[str]]]]]:
-    """The defenses, and per line (label, texts, marks): texts and marks by defense, then metric. A line without marks is a heading."""
+WIDE = 6  # more defenses than these stand below each other, not beside
+Cell = list[tuple[str, str]]  # text and mark of each metric
+EMPTY: Cell = [("--", "")] * len(METRICS)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table: its label, what stands in the column of clean images, and a cell for each group of columns; without cells a heading."""
+
+    label: str
+    given: str = ""
+    cells: tuple[Cell, ...] = ()
+    rule: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table: what its groups of columns are called, what its rows are, the clean images given to each group where a group is a defense."""
+
+    groups: list[str]
+    rows: str
+    lines: list[Line]
+    given: list[str]
+
+
+def _block(numbers: pd.DataFrame, dataset: str, attacks: Sequence[tuple[str, float]], defenses: Sequence[str]) -> dict[tuple[str, str], Cell]:
+    """The cells of a data set and rate, by (attack, defense), the average over all attacks under "Average"."""
+    found = {(a, d): numbers.loc[dataset, r, a, d] for a, r in attacks for d in defenses if (dataset, r, a, d) in numbers.index}
+    harmful = [a for a, _ in attacks if a != "none"]
+    for d in defenses:
+        if len(harmful) > 1 and all((a, d) in found for a in harmful):
+            found["Average", d] = pd.DataFrame([found[a, d] for a in harmful]).mean()
+            found["Average", d][[(m, "count") for m in METRICS]] = 1
+    cells: dict[tuple[str, str], Cell] = {key: [] for key in found}
+    for attack in dict.fromkeys(a for a, _ in found):
+        own = [d for d in defenses if (attack, d) in found]
+        ranked = [d for d in own if d.partition("[")[0] != "none"]
+        for metric in METRICS:
+            marks = dict(zip(ranked, mark([found[attack, d][metric, "mean"] for d in ranked], metric != "asr"), strict=True))
+            for d in own:
+                mean, std, count = found[attack, d][metric]
+                cells[attack, d].append((f"{mean:.2f}" + (f" ± {std:.2f}" if count > 1 else ""), marks.get(d, "")))
+    return cells
+
+
+def layout(records: Sequence[Record], suite: Suite) -> Layout:
+    """Attacks down and defenses across, or the other way round where there are more than ``WIDE`` defenses."""
     numbers = summary(records)
     defenses = [d for d in suite.defenses if d in numbers.index.get_level_values("defense")]
-    lines: list[tuple[str, list[list[str]], list[list[str]]]] = []
-
-    def line(label: str, cells: Mapping[str, pd.Series]) -> None:
-        texts, marks = [["--"] * len(METRICS) for _ in defenses], [[""] * len(METRICS) for _ in defenses]
-        for column, metric in enumerate(METRICS):
-            ranked = [i for i, d in enumerate(defenses) if d in cells and d.partition("[")[0] != "none"]
-            for i, found in zip(ranked, mark([cells[defenses[i]][metric, "mean"] for i in ranked], metric != "asr"), strict=True):
-                marks[i][column] = found
-            for i, d in enumerate(defenses):
-                if d in cells:
-                    mean, std, count = cells[d][metric]
-                    texts[i][column] = f"{mean:.2f}" + (f" ± {std:.2f}" if count > 1 else "")
-        lines.append((label, texts, marks))
+    given = {r["cell"]["defense"]: str(r["given"]["clean_images"]) for r in records}
 
     def rows(dataset: str, rate: float) -> list[tuple[str, float]]:
         """The attacks of a block, those with a rate of their own in the first one."""
@@ -86,28 +120,31 @@ def _grid(records: Sequence[Record], suite: Suite) -> tuple[list[str], list[tupl
         return [(a, own.get(a, rate)) for a in suite.attacks if (own.get(a, rate), a) in found]
 
     blocks = [(d, r, rows(d, r)) for d in suite.datasets for r in suite.rates if rows(d, r)]
+    names = {a: a + f", rate {100 * own:g} %" * (own != rate) for _, rate, attacks in reversed(blocks) for a, own in reversed(attacks)}
+    shown = [a for a in suite.attacks if a in names]
+    across, lines = len(defenses) <= WIDE, []
     for dataset, rate, attacks in blocks:
+        cells = _block(numbers, dataset, attacks, defenses)
         if len(blocks) > 1:
-            lines.append((f"{dataset}, poisoning rate {100 * rate:g} %", [], []))
-        block = {(a, d): numbers.loc[dataset, r, a, d] for a, r in attacks for d in defenses if (dataset, r, a, d) in numbers.index}
-        for attack, own in attacks:
-            line(attack if own == rate else f"{attack}, rate {100 * own:g} %", {d: block[attack, d] for d in defenses if (attack, d) in block})
-        harmful = [a for a, _ in attacks if a != "none"]
-        full = [d for d in defenses if all((a, d) in block for a in harmful)]
-        if len(harmful) > 1 and full:
-            means = {d: pd.DataFrame([block[a, d] for a in harmful]).mean() for d in full}
-            for row in means.values():
-                row[[(m, "count") for m in METRICS]] = 1
-            line("Average", means)
-    return defenses, lines
+            lines.append(Line(f"{dataset}, poisoning rate {100 * rate:g} %"))
+        if across:
+            for a, own in [*attacks, *([("Average", rate)] if any(key[0] == "Average" for key in cells) else [])]:
+                label = a + f", rate {100 * own:g} %" * (own != rate)
+                lines.append(Line(label, "", tuple(cells.get((a, d), EMPTY) for d in defenses), a == "Average"))
+        else:
+            columns = [*shown, "Average"] if len(shown) > 1 else shown
+            lines += [Line(name, given[d], tuple(cells.get((a, d), EMPTY) for a in columns)) for d, name in heads(defenses).items()]
+    if across:
+        return Layout(list(heads(defenses).values()), "Attack", lines, [given[d] for d in defenses])
+    return Layout([names[a] for a in shown] + ["Average"] * (len(shown) > 1), "Defense", lines, [])
 
 
 def caption(records: Sequence[Record], suite: Suite) -> str:
-    """What a reader must know of the numbers: protocol, counts, seeds, clean images given, where they come from."""
+    """What a reader must know of the numbers: protocol, counts, seeds, options, where they come from."""
     first = records[0]
     seeds = sorted({r["spec"]["seed"] for r in records})
-    given = {r["cell"]["defense"]: r["given"]["clean_images"] for r in records}
-    short = heads([d for d in suite.defenses if d in given])
+    found = {r["cell"]["defense"] for r in records}
+    short = heads([d for d in suite.defenses if d in found])
     options = [f"{name.rpartition(' ')[2]} {', '.join(registry.split(d.partition('[')[2][:-1]))}" for d, name in short.items() if "[" in d]
     protocols = sorted({str(suite.protocol.on(r["cell"]["dataset"])) for r in records})
     commits = sorted({r["surroundings"]["commit"] or "unknown" for r in records})
@@ -118,7 +155,6 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
         f"CA over {first['metrics']['ca'][1]} test images, ASR and ARR over {first['metrics']['asr'][1]}",
         "best defense bold, second underlined",
         *(["options: " + "; ".join(options)] if options else []),
-        "clean images given: " + ", ".join(f"{name} {given[d]}" for d, name in short.items()),
         "protocol " + " / ".join(protocols),
         f"{first['surroundings']['device']}, " + (f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits, see the CSV"),
     ]
@@ -133,16 +169,18 @@ def escape(text: str) -> str:
 
 def latex(records: Sequence[Record], suite: Suite) -> str:
     """A table for a paper; it needs the packages booktabs and graphicx, and shrinks to the width of the text if it is wider."""
-    defenses, lines = _grid(records, suite)
-    width, dress = len(METRICS), {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
-    metrics = [rf"{name} $\{arrow}arrow$" for name, arrow in map(ARROWS.__getitem__, METRICS)]
+    table, width, dress = layout(records, suite), len(METRICS), {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
+    metrics, first = [rf"{name} $\{arrow}arrow$" for name, arrow in map(ARROWS.__getitem__, METRICS)], 1 if table.given else 2
     rows = []
-    for label, texts, marks in lines:
-        if not marks:
-            rows.append(rf"\addlinespace \multicolumn{{{1 + width * len(defenses)}}}{{l}}{{{escape(label)}}} \\")
+    for line in table.lines:
+        if not line.cells:
+            rows.append(rf"\addlinespace \multicolumn{{{first + width * len(table.groups)}}}{{l}}{{{escape(line.label)}}} \\")
             continue
-        cells = [dress[m] % escape(t) for ts, ms in zip(texts, marks, strict=True) for t, m in zip(ts, ms, strict=True)]
-        rows.append((r"\midrule " if label == "Average" else "") + " & ".join([escape(label), *cells]) + r" \\")
+        cells = [dress[m] % escape(text) for cell in line.cells for text, m in cell]
+        rows.append(r"\midrule " * line.rule + " & ".join([escape(line.label), *([line.given] if not table.given else []), *cells]) + r" \\")
+    if table.given:
+        rows.append(r"\midrule Clean images & " + " & ".join(rf"\multicolumn{{{width}}}{{c}}{{{n}}}" for n in table.given) + r" \\")
+    titles = [table.rows] if table.given else [table.rows, "Clean images"]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs,graphicx}; in two columns, table* gives it both",
@@ -151,11 +189,11 @@ def latex(records: Sequence[Record], suite: Suite) -> str:
             rf"\caption{{{escape(caption(records, suite))}}}",
             rf"\label{{tab:{suite.name}}}",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{l{('r' * width) * len(defenses)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (first - 1 + width * len(table.groups))}}}",
             r"\toprule",
-            " & ".join([""] + [rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}" for name in heads(defenses).values()]) + r" \\",
-            " ".join(rf"\cmidrule(lr){{{2 + i * width}-{1 + (i + 1) * width}}}" for i in range(len(defenses))),
-            " & ".join(["Attack", *metrics * len(defenses)]) + r" \\",
+            " & ".join([""] * first + [rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}" for name in table.groups]) + r" \\",
+            " ".join(rf"\cmidrule(lr){{{first + 1 + i * width}-{first + (i + 1) * width}}}" for i in range(len(table.groups))),
+            " & ".join([*titles, *metrics * len(table.groups)]) + r" \\",
             r"\midrule",
             *rows,
             r"\bottomrule",
@@ -168,13 +206,15 @@ def latex(records: Sequence[Record], suite: Suite) -> str:
 
 def markdown(records: Sequence[Record], suite: Suite) -> str:
     """The same table for a README or an issue."""
-    defenses, lines = _grid(records, suite)
-    dress = {"best": "**%s**", "second": "<u>%s</u>", "": "%s"}
-    columns = [f"{name} {ARROWS[m][0]} {'↑' if ARROWS[m][1] == 'up' else '↓'}" for name in heads(defenses).values() for m in METRICS]
-    rows = [[label, *(dress[m] % t for ts, ms in zip(texts, marks, strict=True) for t, m in zip(ts, ms, strict=True))] for label, texts, marks in lines]
-    rows = [row + [""] * (1 + len(columns) - len(row)) for row in rows]
-    table = [["Attack", *columns], ["---"] + ["---:"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in table) + f"\n\n{caption(records, suite)}\n"
+    table, dress = layout(records, suite), {"best": "**%s**", "second": "<u>%s</u>", "": "%s"}
+    titles = [table.rows] if table.given else [table.rows, "Clean images"]
+    columns = [f"{name} {ARROWS[m][0]} {'↑' if ARROWS[m][1] == 'up' else '↓'}" for name in table.groups for m in METRICS]
+    rows = [[line.label, *([line.given] if not table.given else []), *(dress[m] % text for cell in line.cells for text, m in cell)] for line in table.lines]
+    if table.given:
+        rows.append(["Clean images", *(text for n in table.given for text in (n, *[""] * (len(METRICS) - 1)))])
+    rows = [row + [""] * (len(titles) + len(columns) - len(row)) for row in rows]
+    lines = [[*titles, *columns], ["---"] + ["---:"] * (len(titles) + len(columns) - 1), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines) + f"\n\n{caption(records, suite)}\n"
 
 
 def render(records: Sequence[Record], suite: Suite, form: str) -> str:
