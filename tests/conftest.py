@@ -1,6 +1,7 @@
 """Small images, small networks, one thread: what the tests have in common."""
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,23 @@ import pytest
 import torch
 from timm.models import register_model
 
+from backdoorbench_ext import cli
 from backdoorbench_ext.api import Images
 from backdoorbench_ext.models import PlainNet
 from backdoorbench_ext.protocols import CBD, Recipe
 
 torch.set_num_threads(1)
+
+
+def here(*words):
+    """The command line in this process, several times as fast as in one of its own: its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bbx", *map(str, words)])
+        try:
+            cli.main()
+        except SystemExit as end:
+            return end.code or 0
+    return 0
 
 
 @register_model

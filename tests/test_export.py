@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RULES
-from test_runner import bbx
+from conftest import RULES, here
 
 from backdoorbench_ext import datasets, export, plots, runner
 from backdoorbench_ext.api import InputError
@@ -82,18 +81,20 @@ def test_gallery(options, tmp_path):
     assert [file.suffix for file in files] == [".pdf", ".png"] and all(file.stat().st_size > 5000 for file in files)
 
 
-def test_commands(tmp_path):
-    words = ("poison", "--attack", "badnets", "--dataset", "digits[train=200,test=20]")
-    assert "wrote set.npz: 190 train, 20 test, 18 triggered, 10 reserve" in bbx(*words, "--to", "set.npz", cwd=tmp_path, check=0).stderr
+def test_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ("poison", "--attack", "badnets", "--dataset", "digits[train=200,test=20]", "--device", "cpu")
+    assert here(*words, "--to", "set.npz") == 0 and "wrote set.npz: 190 train, 20 test, 18 triggered, 10 reserve" in capsys.readouterr().err
     for more, says in (
         (("--rate", "0"), "poisoning rate must lie in (0, 1], not 0"),
         (("--rate", "1.5"), "poisoning rate must lie in (0, 1], not 1.5"),
         (("--target", "12"), "target 12 is no class: target must lie in [0, 9]"),
         (("--format", "zip"), "format must be one of png, npz"),
     ):
-        done = bbx(*words, "--to", "other", *more, cwd=tmp_path, check=2)
-        assert says in done.stderr and done.stderr.count("\n") == 1 and not (tmp_path / "other").exists()
-    assert "bars or gallery" in bbx("plot", "galery", "demo", cwd=tmp_path, check=2).stderr
+        assert here(*words, "--to", "other", *more) == 2
+        error = capsys.readouterr().err
+        assert says in error and error.count("\n") == 1 and not (tmp_path / "other").exists()
+    assert here("plot", "galery", "demo") == 2 and "bars or gallery" in capsys.readouterr().err
 
 
 def test_trigger_benchmark():

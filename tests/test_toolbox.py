@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import RULES, make_images
+from conftest import RULES, here, make_images
 from PIL import Image
 
-from backdoorbench_ext import cli, models, runner
+from backdoorbench_ext import models, runner
 from backdoorbench_ext.api import Images, InputError
 from backdoorbench_ext.attacks.badnets import BadNets
 from backdoorbench_ext.attacks.blend import Blend
@@ -30,17 +30,6 @@ from backdoorbench_ext.suite import Suite
 from backdoorbench_ext.toolbox import attacks, commands, interface, record
 
 CLASSES = tuple("abcd")
-
-
-def bbx(*words):
-    """The command line in this process: its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["bbx", *words])
-        try:
-            cli.main()
-        except SystemExit as end:
-            return end.code or 0
-    return 0
 
 
 def clean_sets():
@@ -214,7 +203,7 @@ def test_refused_files(made, tmp_path, capsys):
     torch.save(Runs(trace), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     for data in (whole[: len(whole) // 2], whole[:100], b"", pickle.dumps(Runs(trace)), (tmp_path / "old.pt").read_bytes(), b"\x80\x02garbage"):
         file.write_bytes(data)
-        code = bbx("defend", str(made), "--defense", "none", "--data", str(tmp_path), "--out", str(tmp_path / "runs"))
+        code = here("defend", str(made), "--defense", "none", "--data", str(tmp_path), "--out", str(tmp_path / "runs"))
         error = capsys.readouterr().err
         assert code == 2 and error.count("\n") == 1 and str(file) in error
         assert not trace.exists() and not (tmp_path / "runs").exists()
@@ -334,7 +323,7 @@ def test_defend(made, tmp_path, capsys):
     """``bbx defend``: the record's network is No Defense and the victim; tables, and defense_result.pt with BackdoorBench's names."""
     data = npz(tmp_path / "data", *clean_sets())
     out = tmp_path / "runs"
-    assert bbx("defend", str(made), "--defense", "none,mcci[images=4]", "--data", str(data), "--out", str(out), "--epochs", "1", "--jobs", "1") == 0
+    assert here("defend", str(made), "--defense", "none,mcci[images=4]", "--data", str(data), "--out", str(out), "--epochs", "1", "--jobs", "1") == 0
     text = capsys.readouterr()
     assert "nothing to run" not in text.err
     results = list(out.rglob("*defense_result.pt"))
@@ -352,7 +341,7 @@ def test_defend_needs_a_network_with_an_embedding(tmp_path, capsys):
         what["model_name"] = name
         folder = saved(tmp_path / "r", what)
         record._read.cache_clear()
-        assert bbx("defend", str(folder), "--defense", "fp", "--data", str(tmp_path), "--out", str(tmp_path / "runs")) == 2
+        assert here("defend", str(folder), "--defense", "fp", "--data", str(tmp_path), "--out", str(tmp_path / "runs")) == 2
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
@@ -467,21 +456,21 @@ def test_a_script_that_fails(checkout, tmp_path, capsys):
     """Its last lines and exit code; the cell failed, the grid goes on."""
     data = npz(tmp_path / "data", *clean_sets())
     words = ["run", "--dataset", "cifar10", "--attacks", "backdoorbench:wanet,badnets[size=2]", "--defenses", "none", "--model", "bbx_test", "--epochs", "1"]
-    assert bbx(*words, "--data", str(data), "--out", str(tmp_path / "runs"), "--jobs", "1") == 1
+    assert here(*words, "--data", str(data), "--out", str(tmp_path / "runs"), "--jobs", "1") == 1
     text = capsys.readouterr().err
     assert "exit code 3: step 1 | no such file: data" in text and "badnets[size=2] none rate 0.1 seed 0  " in text and "1 of 2 cells failed" in text
 
 
 def test_names_with_and_without_a_checkout(checkout, monkeypatch, capsys):
-    assert bbx("list", "attacks") == 0 and "backdoorbench:wanet" in capsys.readouterr().out
-    assert bbx("show", "backdoorbench:wanet") == 0 and "BACKDOORBENCH_PYTHON" in capsys.readouterr().out
+    assert here("list", "attacks") == 0 and "backdoorbench:wanet" in capsys.readouterr().out
+    assert here("show", "backdoorbench:wanet") == 0 and "BACKDOORBENCH_PYTHON" in capsys.readouterr().out
     with pytest.raises(InputError, match="Did you mean 'backdoorbench:badnet'"):
         attacks.attack("backdoorbench", "badnt", {}).check(torch.zeros(1, 3, 8, 8))
     monkeypatch.setenv("BACKDOORBENCH_HOME", str(checkout / "attack"))
     with pytest.raises(InputError, match="no checkout"):
         attacks.home()
     monkeypatch.delenv("BACKDOORBENCH_HOME")
-    assert bbx("list", "attacks") == 0 and "backdoorbench:" not in capsys.readouterr().out
+    assert here("list", "attacks") == 0 and "backdoorbench:" not in capsys.readouterr().out
     with pytest.raises(InputError, match="set BACKDOORBENCH_HOME"):
         attacks.attack("backdoorbench", "badnet", {}).check(torch.zeros(1, 3, 8, 8))
 
@@ -527,7 +516,7 @@ def test_real_numbers(real_records, tmp_path):
     """The record's network, measured here, gives the last row of its own CSV; then CBD trains on it for an epoch."""
     folder = real_records / "record" / "badnet_tiny_shuffle"
     (tmp_path / "cifar10.npz").symlink_to(real_records / "clean.npz")
-    assert bbx("defend", str(folder), "--defense", "none,cbd[t1=1]", "--epochs", "1", "--data", str(tmp_path), "--out", str(tmp_path / "runs")) == 0
+    assert here("defend", str(folder), "--defense", "none,cbd[t1=1]", "--epochs", "1", "--data", str(tmp_path), "--out", str(tmp_path / "runs")) == 0
     found = {p.parent.name: json.loads(p.read_text())["metrics"] for p in (tmp_path / "runs").rglob("rate*.json")}
     last = (folder / "attack_df.csv").read_text().splitlines()[-1].split(",")
     for name, text in zip(("ca", "asr", "arr"), last[-3:], strict=True):
@@ -584,7 +573,7 @@ def test_its_loader_and_defenses_take_our_record(beside, real_records):
     root, run = beside
     words = ["poison", "--attack", "badnets[pattern=white]", "--dataset", "cifar10", "--data", str(root), "--format", "backdoorbench", "--model",
              "torchvision:shufflenet_v2_x1_0", "--epochs", "1", "--out", "runs", "--to", "record/ours"]  # fmt: skip
-    assert bbx(*words) == 0
+    assert here(*words) == 0
     run("""
 import numpy as np
 from utils.save_load_attack import load_attack_result
