@@ -19,8 +19,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from . import __version__, datasets, export, models, plots, records, registry, runner, suite, tables, tune
+from . import __version__, cost, datasets, export, models, plots, records, registry, runner, suite, tables, tune
 from .api import InputError
+from .engine import pick_device
 from .protocols import PROTOCOLS
 from .suite import Suite
 from .toolbox import attacks as toolbox
@@ -91,8 +92,19 @@ def list_(
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="an attack, a defense, a benchmark or a protocol")], plugin: Plugins = []) -> None:  # noqa: B006
-    """A method's paper, options and needs; a benchmark's grid and protocol."""
+def show(
+    name: Annotated[str, typer.Argument(help="an attack, a defense, a benchmark or a protocol")],
+    measure: Annotated[bool, typer.Option("--cost", help="time a few steps of each stage of a defense here, against plain training")] = False,
+    protocol: Annotated[str, typer.Option(help="of --cost: " + ", ".join(PROTOCOLS))] = "cbd",
+    device: Device = "auto",
+    plugin: Plugins = [],  # noqa: B006
+) -> None:
+    """A method's paper, options, needs and cost; a benchmark's grid and protocol."""
+    if protocol not in PROTOCOLS:
+        raise registry.nearest(protocol, PROTOCOLS, "protocols")
+    if measure:
+        _show_cost(name, protocol, device)
+        return
     found = [kind for kind in ("attacks", "defenses", "benchmarks") if name in registry.modules(kind)]
     if name in toolbox.names():
         out.print(f"[bold]{name}[/bold]  (attack: {toolbox.names()[name]})\n\n{escape(inspect.getdoc(toolbox) or '')}", highlight=False)
@@ -127,6 +139,22 @@ def _show_method(cls: type[Any]) -> None:
         if method.clean_per_class:
             needed = f"{method.clean_per_class} of each class"
         out.print(f"\nclean images needed by default: {needed}", highlight=False)
+        out.print(f"cost in epochs of plain training, measured here: bbx show {cls.__module__.rpartition('.')[2]} --cost", highlight=False)
+
+
+def _show_cost(name: str, protocol: str, device: str) -> None:
+    rules = PROTOCOLS[protocol].on("cifar10")
+    stages = cost.cost(registry.create("defenses", name), rules, device=pick_device(device))
+    table = Table("stage", Column("epochs of plain training", justify="right"), box=None)
+    for stage, epochs in stages.items():
+        table.add_row(escape(stage) + " (shared by all that need it)" * (stage == "victim"), f"{epochs:.1f}")
+    table.add_row("all", f"{sum(stages.values()):.1f}")
+    out.print(
+        f"{name}, 50,000 images of 32x32, {rules.model}, batch {rules.recipe.batch_size}; on {records.surroundings(pick_device(device))['device']}",
+        highlight=False,
+        markup=False,
+    )
+    out.print(table)
 
 
 def _show_suite(grid: Suite) -> None:
@@ -427,7 +455,7 @@ def doctor() -> None:
     """What this installation can do: versions, devices, precision, threads, and what is broken."""
     import torch
 
-    from .engine import has_bf16, pick_device
+    from .engine import has_bf16
 
     device = pick_device()
     facts = records.surroundings(device)

@@ -15,9 +15,8 @@ import torch
 from conftest import RULES, here
 from test_registry import DEFENSE
 
-from backdoorbench_ext import records, registry, runner, suite, tune
+from backdoorbench_ext import cost, records, registry, runner, suite, tune
 from backdoorbench_ext.api import InputError
-from backdoorbench_ext.benchmarks.speed.overhead import DEFENSES, overhead
 from backdoorbench_ext.suite import Suite
 
 SUITE = '''
@@ -248,9 +247,14 @@ def test_damaged_records(text, tmp_path):
         records.read(file)
 
 
-def test_overhead_times_every_defense():
-    seconds = overhead("digits[train=40]", rounds=1, device="cpu", model="bbx_test")
-    assert len(seconds) == len(DEFENSES) and all(len(own) == 1 and own[0] > 0 for own in seconds.values())
+def test_cost_counts_stages():
+    """Whole lengths are reckoned from a few steps: 10 epochs of 8 steps beside 2 of 60 are 80 / 60 plain ones where a step costs the same."""
+    stages = cost.cost(registry.create("defenses", "fp"), RULES, n=1024, classes=8, side=8)
+    assert list(stages) == ["victim", "passes", "fine-tuning"] and stages["victim"] == RULES.recipe.epochs
+    steps = 10 * (8 * round(0.05 * 128) // 16) / (1024 * 0.95 // 16)
+    assert 0.3 * steps < stages["fine-tuning"] < 3 * steps and 0 < stages["passes"] < 1
+    stages = cost.cost(registry.create("defenses", "asd[seeds=1,steps=4,first=2,second=0,third=0]"), RULES, n=256, classes=8, side=8)
+    assert sorted(stages) == ["MixMatch", "passes"] and stages["MixMatch"] > 0
 
 
 def test_tune_by_cross_validation(tmp_path, grid, monkeypatch):
