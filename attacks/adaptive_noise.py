@@ -25,7 +25,7 @@ class AdaptiveNoise(WrappedAttack):
     eps: float = option(8.0, "bound of the noise, on the scale of 0 to 255", low=0, high=255)
     alpha: float = option(0.002, "length of its steps, on the scale of 0 to 1", low=0, high=1)
     m: int = option(5, "steps after each epoch", low=1)
-    epochs: int = option(10, "epochs of the network", low=1)
+    epochs: int = option(10, "epochs of the network", low=1, length=True)
 
     def refine(self, train: Images, poisoned: Poisoned, engine: Engine) -> Tensor:
         bad = poisoned.mask.nonzero().flatten()

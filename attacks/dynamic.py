@@ -22,8 +22,8 @@ from backdoorbench_ext.engine import Engine
 class Dynamic(Attack):
     """x + (pattern(x) - x) * mask(x); the mask network is trained first, then generator and classifier together."""
 
-    mask_epochs: int = option(25, "epochs of the mask network", low=1)
-    epochs: int = option(25, "epochs of generator and classifier", low=1)
+    mask_epochs: int = option(25, "epochs of the mask network", low=1, length=True)
+    epochs: int = option(25, "epochs of generator and classifier", low=1, length=True)
     density: float = option(0.032, "share of the image that the mask may cover before it costs", low=0, high=1)
     lambda_norm: float = option(100.0, "weight of the mask's density", low=0)
     lambda_div: float = option(1.0, "weight of the diversity of patterns and of masks", low=0)

@@ -28,8 +28,8 @@ class ISSBA(Attack):
     """Encoder and decoder are trained on random secrets, at first on reading the secret alone; one fixed secret poisons."""
 
     bits: int = option(20, "length of the secret", low=1)
-    epochs: int = option(20, "epochs of encoder and decoder", low=1)
-    secret_epochs: int = option(2, "how many of them, the first, train on the secret alone", low=0)
+    epochs: int = option(20, "epochs of encoder and decoder", low=1, length=True)
+    secret_epochs: int = option(2, "how many of them, the first, train on the secret alone", low=0, length=True)
     lr: float = option(1e-4, "learning rate of Adam", low=0)
     perceptual: str = option("ssim", "the perceptual term", choices=("ssim", "lpips"))
     seed: int = option(0, "of the secret", low=0)

@@ -28,7 +28,7 @@ class Smooth(Attack):
     eps: float = option(16.0, "largest absolute change of a channel, on the scale of 0 to 255", low=0, high=255)
     size: int = option(9, "side of the Gaussian low-pass filter g in pixels, odd", low=3)
     share: float = option(0.1, "share of a batch that is triggered", low=0.01, high=1)
-    epochs: int = option(10, "of the optimisation", low=1)
+    epochs: int = option(10, "of the optimisation", low=1, length=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

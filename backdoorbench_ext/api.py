@@ -70,9 +70,12 @@ def to_uint8(x: Tensor) -> Tensor:
     return x.mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
-def option(default: Any, meaning: str, *, low: float | None = None, high: float | None = None, choices: Collection[str] = ()) -> Any:
-    """A hyper-parameter: its default, its meaning and unit, its allowed range (ends included) or choices; checked when made."""
-    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": tuple(choices)})
+def option(default: Any, meaning: str, *, low: float | None = None, high: float | None = None, choices: Collection[str] = (), length: bool = False) -> Any:
+    """A hyper-parameter: its default, its meaning and unit, its allowed range (ends included) or choices; checked when made.
+
+    ``length``: it is the length of a long training, which ``--scale`` shortens.
+    """
+    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": tuple(choices), "length": length})
 
 
 def clean_share() -> Any:

@@ -51,6 +51,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]
 Data = Annotated[Path | None, typer.Option(help="folder of the data sets' files")]
 Download = Annotated[bool, typer.Option("--download", help="let torchvision download what is missing into --data")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="shorten or lengthen every training; makes cells of their own")]
+Scale = Annotated[
+    float | None, typer.Option(help="run on this share of the training set for this share of the epochs, of the methods' own too; makes cells of their own")
+]
 Model = Annotated[str | None, typer.Option("--model", help="another network, by timm's name; makes cells of their own")]
 
 
@@ -186,6 +189,7 @@ def run(
     seeds: Annotated[str, typer.Option(help="seeds, e.g. 0,1,2")] = "",
     target: Annotated[int | None, typer.Option(help="another target label; makes cells of their own")] = None,
     only: Only = "",
+    scale: Scale = None,
     epochs: Epochs = None,
     model: Model = None,
     device: Device = "auto",
@@ -208,7 +212,8 @@ def run(
         if not attacks or not defenses:
             raise InputError("a grid of your own needs --attacks and --defenses, e.g. --attacks badnets,blend --defenses none,cbd")
         grid = _own_grid(dataset, attacks, defenses, protocol)
-    grid = grid.changed(epochs=epochs, model=model, target=target, seeds=_numbers(seeds, int, "--seeds"), rates=_numbers(rates, float, "--rates"))
+    others, shares = _numbers(seeds, int, "--seeds"), _numbers(rates, float, "--rates")
+    grid = grid.changed(scale=scale, epochs=epochs, model=model, target=target, seeds=others, rates=shares)
     options = runner.Options(out=to, data=data, download=download, device=device, models=save_models, plugins=tuple(plugin))
     _run(grid, only, options, jobs, dry_run)
 
@@ -262,11 +267,11 @@ def _summary(found: list[records.Record], grid: Suite) -> Table:
     return table
 
 
-def _grid(name: str, to: Path) -> tuple[Suite, Path]:
-    """A suite and the folder of its results, which may be what was named."""
+def _grid(name: str, to: Path, scale: float | None = None) -> tuple[Suite, Path]:
+    """A suite, at a scale, and the folder of its results, which may be what was named."""
     if suite.is_results(str(to / name)) and name not in registry.modules("benchmarks"):
         name = str(to / name)  # a grid of one's own, by the name that it was run under
-    grid = suite.load(name)
+    grid = suite.load(name).changed(scale=scale)
     return grid, Path(name) if suite.is_results(name) else to / grid.name
 
 
@@ -275,9 +280,9 @@ def _records(grid: Suite, folder: Path) -> list[records.Record]:
 
 
 @app.command()
-def status(name: Name, to: Out = Path("runs"), plugin: Plugins = [], as_json: AsJson = False) -> None:  # noqa: B006
+def status(name: Name, scale: Scale = None, to: Out = Path("runs"), plugin: Plugins = [], as_json: AsJson = False) -> None:  # noqa: B006
     """Which cells of a suite are done, failed or still to run."""
-    grid, folder = _grid(name, to)
+    grid, folder = _grid(name, to, scale)
     rows = []
     for cell in grid.cells():
         path = folder / cell.path()
@@ -297,12 +302,16 @@ def status(name: Name, to: Out = Path("runs"), plugin: Plugins = [], as_json: As
 def table(
     name: Name,
     form: Annotated[str, typer.Option("--format", help="latex, markdown or csv")] = "markdown",
+    against: Annotated[str, typer.Option(help="reported: beside each number the published one, and the difference")] = "",
+    scale: Scale = None,
     to: Out = Path("runs"),
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Print a suite's table, from the records that there are."""
-    grid, folder = _grid(name, to)
-    print(tables.render(_records(grid, folder), grid, form), end="")
+    if against not in ("", "reported"):
+        raise InputError(f"--against must be reported, not {against!r}")
+    grid, folder = _grid(name, to, scale)
+    print(tables.render(_records(grid, folder), grid, form, against=bool(against)), end="")
 
 
 @app.command()

@@ -34,7 +34,8 @@ def load(text: str, root: Path | None = None, *, download: bool = False) -> Spli
     """The training and the test images of a data set.
 
     Args:
-        text: a name with options; ``train=`` and ``test=`` take a class-balanced subset of that size, the same in every run.
+        text: a name with options; ``train=`` and ``test=`` take a subset, the same in every run: a class-balanced one of that size, or that
+            share (0.05) of every class.
         root: folder of the files (``--data``); only ``digits``, ``folder:`` and ``npz:`` need none.
         download: let torchvision download what is missing into ``root``.
 
@@ -81,12 +82,16 @@ def _check(where: str, images: Images) -> None:
 
 
 def _subset(images: Images, n: object, where: str) -> Images:
-    """The same number of images of every class, as far as ``n`` divides, in the order of the set."""
+    """The same number of images of every class, as far as ``n`` divides, or the same share, in the order of the set."""
     if n is None:
         return images
     classes = len(images.classes)
+    if isinstance(n, float) and 0 < n <= 1:
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        shares = [order[images.y[order] == label] for label in range(classes)]
+        return images[torch.cat([own[: max(1, round(n * len(own)))] for own in shares]).sort().values]
     if not isinstance(n, int) or isinstance(n, bool) or n < classes:
-        raise InputError(f"{where} must be a number of images, at least one a class ({classes}), not {n!r}")
+        raise InputError(f"{where} must be a number of images, at least one a class ({classes}), or a share like 0.05, not {n!r}")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     kept = []
     for label in range(classes):

@@ -14,7 +14,8 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -27,8 +28,9 @@ SCHEMES = dict.fromkeys(("record", "backdoorbench"), "backdoorbench_ext.toolbox.
 _plugins: dict[tuple[str, str], str] = {}  # (kind, name) -> dotted module, from add_file
 
 
-def modules(kind: str) -> dict[str, str]:
-    """File name -> dotted module of every entry of ``kind`` ("attacks", "defenses", "benchmarks"); imports none of them."""
+@lru_cache(maxsize=8)
+def _installed(kind: str) -> dict[str, str]:
+    """What installed packages provide; looked up once a process, since asking for entry points reads the metadata of every package there is."""
     found: dict[str, str] = {}
     for point in entry_points(group=f"backdoorbench_ext.{kind}"):
         package = point.load()
@@ -36,7 +38,12 @@ def modules(kind: str) -> dict[str, str]:
             path = f"{package.__name__}.{info.name}"
             if not info.ispkg and found.setdefault(info.name, path) != path:
                 raise InputError(f"two {kind} are called {info.name!r}: {found[info.name]} and {path}")
-    return dict(sorted((found | {name: path for (k, name), path in _plugins.items() if k == kind}).items()))
+    return found
+
+
+def modules(kind: str) -> dict[str, str]:
+    """File name -> dotted module of every entry of ``kind`` ("attacks", "defenses", "benchmarks"); imports none of them."""
+    return dict(sorted((_installed(kind) | {name: path for (k, name), path in _plugins.items() if k == kind}).items()))
 
 
 def nearest(name: str, known: Iterable[str], kind: str) -> InputError:
@@ -96,6 +103,11 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         except (ValueError, SyntaxError):
             options[key.strip()] = value.strip()
     return name, options
+
+
+def join(name: str, options: Mapping[str, Any]) -> str:
+    """The text that ``parse`` takes apart."""
+    return f"{name}[{','.join(f'{key}={value}' for key, value in options.items())}]" if options else name
 
 
 def split(text: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ class Suite:
     """A grid, read as data sets x attacks x defenses x rates x seeds.
 
     ``own_rates``: attack -> its poisoning rate in place of ``rates``, for clean-label attacks, which have only the target class to poison.
-    ``reported`` holds published numbers, in percent, by (dataset, attack, defense): {"ca": ..., "asr": ..., "arr": ...}.
+    ``leave_out``: pairs of a data set, an attack or a defense that are not run together.
+    ``reported`` holds published numbers, in percent, by (dataset, attack, defense, rate): {"ca": ..., "asr": ..., "arr": ...}.
     """
 
     name: str
@@ -78,8 +79,8 @@ class Suite:
     rates: tuple[float, ...] = (0.1,)
     seeds: tuple[int, ...] = (0,)
     own_rates: Mapping[str, float] = field(default_factory=dict)
-    description: str = ""
-    reported: Mapping[tuple[str, str, str], Mapping[str, float]] = field(default_factory=dict)
+    leave_out: tuple[tuple[str, str], ...] = ()
+    reported: Mapping[tuple[str, str, str, float], Mapping[str, float]] = field(default_factory=dict)
 
     def cells(self, only: str = "") -> list[Cell]:
         """The cells whose path contains ``only``, those that share a training beside each other.
@@ -90,7 +91,11 @@ class Suite:
         models.check(self.protocol.model)
         rows = [(attack, rate) for attack in self.attacks for rate in ((self.own_rates[attack],) if attack in self.own_rates else self.rates)]
         grid = product(self.datasets, rows, self.defenses, self.seeds)
-        cells = [Cell(dataset, attack, defense, rate, seed, self.protocol) for dataset, (attack, rate), defense, seed in grid]
+        cells = [
+            Cell(dataset, attack, defense, rate, seed, self.protocol)
+            for dataset, (attack, rate), defense, seed in grid
+            if not any({dataset, attack, defense} >= set(pair) for pair in self.leave_out)
+        ]
         kept = [cell for cell in cells if only in str(cell.path())]
         if not kept:
             raise InputError(f"no cell of {self.name} has {only!r} in its path; `bbx run {self.name} --dry-run` shows them")
@@ -98,9 +103,12 @@ class Suite:
         return sorted(kept, key=lambda cell: order[digest(cell.training_spec())])
 
     def changed(
-        self, *, epochs: int | None = None, model: str | None = None, target: int | None = None, seeds: tuple[int, ...] = (), rates: tuple[float, ...] = ()
-    ) -> Suite:
+        self, *, epochs: int | None = None, model: str | None = None, target: int | None = None, seeds: tuple[int, ...] = (), rates: tuple[float, ...] = (),
+        scale: float | None = None,
+    ) -> Suite:  # fmt: skip
         """The same grid under other terms; its cells then have specs, and so records, of their own. ``rates`` hold for every attack."""
+        if scale is not None:
+            return self._scaled(scale).changed(epochs=epochs, model=model, target=target, seeds=seeds, rates=rates)
         protocol = self.protocol
         if epochs is not None and epochs < 1:
             raise InputError(f"epochs must be at least 1, not {epochs}")
@@ -116,6 +124,41 @@ class Suite:
         said = (f"epochs{epochs}" if epochs else "", (model or "").replace(":", "_"), "" if target is None else f"target{target}")
         name = "-".join(filter(None, (self.name, *said)))
         return replace(self, name=name, protocol=protocol, seeds=seeds or self.seeds, rates=rates or self.rates, own_rates={} if rates else self.own_rates)
+
+    def _scaled(self, scale: float) -> Suite:
+        """A share of the training set, of the protocol's epochs, and of the lengths that methods have of their own."""
+        if not 0 < scale <= 1:
+            raise InputError(f"scale must lie in (0, 1], not {scale:g}")
+        if scale == 1:
+            return self
+
+        def shorter(fields: Mapping[str, Any]) -> dict[str, Any]:
+            made = {**fields}
+            if "recipe" in made:
+                made["recipe"] = replace(made["recipe"], epochs=max(1, round(scale * made["recipe"].epochs)))
+            return made
+
+        def data(text: str) -> str:
+            name, options = registry.parse(text)
+            train = options.get("train", 1.0)
+            options["train"] = max(1, round(scale * train)) if isinstance(train, int) else scale * train
+            return registry.join(name, options)
+
+        def method(kind: str, text: str) -> str:
+            (name, options), made = registry.parse(text), registry.create(kind, text)
+            lengths = {f.name: (getattr(made, f.name), f.metadata.get("low") or 0) for f in fields(made) if f.metadata.get("length")}
+            return registry.join(name, options | {key: max(int(low), round(scale * value)) for key, (value, low) in lengths.items() if value is not None})
+
+        protocol, names = self.protocol, {d: data(d) for d in self.datasets}
+        names |= {a: method("attacks", a) for a in self.attacks} | {d: method("defenses", d) for d in self.defenses}
+        overrides = {key: shorter(value) for key, value in protocol.overrides.items()}
+        protocol = replace(protocol, name=f"{protocol.name}, scale {scale:g}", overrides=overrides, recipe=shorter({"recipe": protocol.recipe})["recipe"])
+        return replace(
+            self, name=f"{self.name}-scale{scale:g}", protocol=protocol,
+            datasets=tuple(names[d] for d in self.datasets), attacks=tuple(names[a] for a in self.attacks), defenses=tuple(names[d] for d in self.defenses),
+            own_rates={names[a]: rate for a, rate in self.own_rates.items()}, leave_out=tuple((names[a], names[b]) for a, b in self.leave_out),
+            reported={(names.get(d, d), names.get(a, a), names.get(f, f), rate): value for (d, a, f, rate), value in self.reported.items()},
+        )  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Write the grid and the protocol as ``suite.json``, so that tables and plots of a folder need no Python file."""
@@ -156,8 +199,9 @@ def _read(file: Path) -> Suite:
         grid = json.loads(file.read_text())
         protocol = recipe(grid.pop("protocol"))
         protocol["overrides"] = {name: recipe(fields) for name, fields in protocol["overrides"].items()}
-        reported = {(d, a, f): value for d, a, f, value in grid.pop("reported")}
-        axes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in grid.items()}
+        reported = {(d, a, f, r): value for d, a, f, r, value in grid.pop("reported")}
+        grid["leave_out"] = [tuple(pair) for pair in grid.get("leave_out", [])]
+        axes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in grid.items() if key != "description"}
         return Suite(**axes, protocol=Protocol(**protocol), reported=reported)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: not a suite of results ({type(error).__name__}: {error})") from error

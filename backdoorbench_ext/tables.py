@@ -167,6 +167,22 @@ def escape(text: str) -> str:
     return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
 
 
+def _open(note: str, label: str, columns: str) -> list[str]:
+    return [
+        r"% needs \usepackage{booktabs,graphicx}; in two columns, table* gives it both",
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{escape(note)}}}",
+        rf"\label{{tab:{label}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+    ]
+
+
+CLOSE = [r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""]
+
+
 def latex(records: Sequence[Record], suite: Suite) -> str:
     """A table for a paper; it needs the packages booktabs and graphicx, and shrinks to the width of the text if it is wider."""
     table, width, dress = layout(records, suite), len(METRICS), {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
@@ -183,23 +199,13 @@ def latex(records: Sequence[Record], suite: Suite) -> str:
     titles = [table.rows] if table.given else [table.rows, "Clean images"]
     return "\n".join(
         [
-            r"% needs \usepackage{booktabs,graphicx}; in two columns, table* gives it both",
-            r"\begin{table}[t]",
-            r"\centering",
-            rf"\caption{{{escape(caption(records, suite))}}}",
-            rf"\label{{tab:{suite.name}}}",
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{l{'r' * (first - 1 + width * len(table.groups))}}}",
-            r"\toprule",
+            *_open(caption(records, suite), suite.name, f"l{'r' * (first - 1 + width * len(table.groups))}"),
             " & ".join([""] * first + [rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}" for name in table.groups]) + r" \\",
             " ".join(rf"\cmidrule(lr){{{first + 1 + i * width}-{first + (i + 1) * width}}}" for i in range(len(table.groups))),
             " & ".join([*titles, *metrics * len(table.groups)]) + r" \\",
             r"\midrule",
             *rows,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\end{table}",
-            "",
+            *CLOSE,
         ]
     )
 
@@ -217,14 +223,67 @@ def markdown(records: Sequence[Record], suite: Suite) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in lines) + f"\n\n{caption(records, suite)}\n"
 
 
-def render(records: Sequence[Record], suite: Suite, form: str) -> str:
-    """The table as "latex", "markdown" or "csv".
+TOLERANCE = 5.0  # points; what one seed, another order of the data and another library may do
+
+
+def against(records: Sequence[Record], suite: Suite) -> pd.DataFrame:
+    """One row a cell that a paper reports: mean over seeds, published number and difference of each metric, and which differ by more than ``TOLERANCE``."""
+    rows, seconds = [], frame(records).groupby(["dataset", "rate", "attack", "defense"])["training_seconds"].mean()
+    for (dataset, rate, attack, defense), found in summary(records).iterrows():
+        published = suite.reported.get((dataset, attack, defense, rate))
+        if published:
+            row: dict[str, object] = {"dataset": dataset, "attack": attack, "rate": rate, "defense": defense}
+            far = []
+            for metric in METRICS:
+                ours, theirs = found[metric, "mean"], published.get(metric, float("nan"))
+                row |= {metric: ours, f"{metric} reported": theirs, f"{metric} difference": ours - theirs}
+                far += [ARROWS[metric][0]] * bool(abs(ours - theirs) > TOLERANCE)
+            if "seconds" in published:
+                row |= {"seconds": seconds[dataset, rate, attack, defense], "seconds reported": published["seconds"]}
+            rows.append(row | {"not reproduced": " ".join(far)})
+    return pd.DataFrame(rows)
+
+
+def comparison(records: Sequence[Record], suite: Suite, form: str) -> str:
+    """``against`` as a table, a line a cell.
+
+    Raises:
+        InputError: nothing was published of these cells.
+    """
+    data = against(records, suite)
+    if data.empty:
+        raise InputError(f"{suite.name} has no published numbers of the cells that have records")
+    if form == "csv":
+        return str(data.to_csv(index=False, float_format="%.2f"))
+    note = f"Each metric: ours, reported, difference. Not reproduced: more than {TOLERANCE:g} points away. {caption(records, suite)}"
+    unknown = [m for m in METRICS if data[f"{m} reported"].isna().all()]
+    heads = [c for c in data.columns if c.partition(" ")[0] not in unknown]
+
+    def text(column: str, value: object) -> str:
+        if isinstance(value, float):
+            return "--" if value != value else f"{value:+.2f}" if "difference" in column else f"{100 * value:g} %" if column == "rate" else f"{value:.2f}"
+        return str(value)
+
+    lines = [[text(c, row[c]) for c in heads] for _, row in data.iterrows()]
+    if form == "markdown":
+        table = [heads, ["---" if c in ("dataset", "attack", "defense", "not reproduced") else "---:" for c in heads], *lines]
+        return "\n".join("| " + " | ".join(row) + " |" for row in table) + f"\n\n{note}\n"
+    shape = "".join("l" if c in ("dataset", "attack", "defense", "not reproduced") else "r" for c in heads)
+    titles = [escape(c.replace("difference", "diff.").replace("asr", "ASR").replace("arr", "ARR").replace("ca ", "CA ")) for c in heads]
+    body = [" & ".join(map(escape, row)) + r" \\" for row in lines]
+    return "\n".join([*_open(note, f"{suite.name}-reported", shape), " & ".join(titles) + r" \\", r"\midrule", *body, *CLOSE])
+
+
+def render(records: Sequence[Record], suite: Suite, form: str, against: bool = False) -> str:
+    """The table as "latex", "markdown" or "csv"; ``against``: beside the published numbers.
 
     Raises:
         InputError: no records, or another format.
     """
     if not records:
         raise InputError(f"no records of {suite.name} yet: bbx run {suite.name}")
+    if against and form in FORMATS:
+        return comparison(records, suite, form)
     if form == "csv":
         return str(frame(records).to_csv(index=False, float_format="%.4f"))
     if form not in FORMATS:

@@ -31,7 +31,7 @@ def choices(defense: str, grid: Mapping[str, Sequence[Any]]) -> list[str]:
     made = []
     for values in product(*grid.values()):
         options = fixed | dict(zip(grid, values, strict=True))
-        made.append(f"{name}[{','.join(f'{key}={value}' for key, value in options.items())}]")
+        made.append(registry.join(name, options))
         registry.create("defenses", made[-1])
     return made
 

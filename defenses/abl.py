@@ -26,9 +26,9 @@ class ABL(Defense):
     """
 
     variant: str = option("paper", "whose rules", choices=("paper", "release"))
-    isolation_epochs: int | None = option(None, "epochs of step 1; if not set, 20 (paper) or 10 (release)", low=1)
-    epochs: int = option(60, "of step 2", low=1)
-    unlearning_epochs: int | None = option(None, "of step 3; if not set, 20 (paper) or 4 (release)", low=1)
+    isolation_epochs: int | None = option(None, "epochs of step 1; if not set, 20 (paper) or 10 (release)", low=1, length=True)
+    epochs: int = option(60, "of step 2", low=1, length=True)
+    unlearning_epochs: int | None = option(None, "of step 3; if not set, 20 (paper) or 4 (release)", low=1, length=True)
     gamma: float = option(0.5, "the loss that local gradient ascent and flooding hold", low=0)
     isolated: float = option(0.01, "share of the images that is isolated", low=0, high=1)
     unlearning_lr: float | None = option(None, "learning rate of step 3; if not set, 1e-4 (paper, as CBD has it) or 5e-4 (release)", low=0)

@@ -34,8 +34,8 @@ class CBD(Defense):
     TUNED: ClassVar = {"t1": (3, 5, 8), "beta": (1e-5, 1e-4, 1e-3)}  # section 5.1, by 5-fold cross-validation: bbx tune cbd
 
     variant: str = option("paper", "whose rules", choices=("paper", "release"))
-    t1: int = option(5, "length of f_B's training in epochs; the paper searches 3, 5, 8", low=1)
-    t1_steps: int | None = option(None, "the same in batches, in place of t1: the paper's epochs have 782", low=1)
+    t1: int = option(5, "length of f_B's training in epochs; the paper searches 3, 5, 8", low=1, length=True)
+    t1_steps: int | None = option(None, "the same in batches, in place of t1: the paper's epochs have 782", low=1, length=True)
     t1_schedule: str = option("constant", "the learning rate during T1; the paper's is constant, its first drop comes later", choices=("constant", "one-cycle"))
     beta: float | None = option(None, "weight of ||z||^2; the paper searches 1e-5, 1e-4, 1e-3; if not set, 1e-4 (paper) or 0 (release)", low=0)
     adversarial: float | None = option(None, "weight of the adversarial term; if not set, 1 (paper) or 0 (release)", low=0)

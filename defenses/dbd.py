@@ -28,13 +28,13 @@ class DBD(Defense):
     """
 
     variant: str = option("paper", "whose rules", choices=("paper", "release"))
-    contrastive_epochs: int | None = option(None, "of step 1; if not set, 1000 (paper) or 100 (release)", low=1)
+    contrastive_epochs: int | None = option(None, "of step 1; if not set, 1000 (paper) or 100 (release)", low=1, length=True)
     contrastive_lr: float = option(0.4, "its learning rate, cosine in the paper", low=0)
     contrastive_batch: int = option(512, "its batch size", low=2)
     temperature: float = option(0.5, "of its softmax", low=0.01)
-    warmup_epochs: int = option(10, "of step 2", low=1)
-    rounds: int = option(190, "rounds of step 3; the weight of the images without labels rises over them", low=1)
-    steps: int = option(1024, "batches a round", low=1)
+    warmup_epochs: int = option(10, "of step 2", low=1, length=True)
+    rounds: int = option(190, "rounds of step 3; the weight of the images without labels rises over them", low=1, length=True)
+    steps: int = option(1024, "batches a round", low=1, length=True)
     trusted: float = option(0.5, "share of the images whose labels are kept", low=0.01, high=0.99)
     lr: float = option(0.002, "learning rate of Adam in steps 2 and 3", low=0)
 

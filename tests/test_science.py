@@ -10,7 +10,7 @@ import torch
 from conftest import RULES, make_images
 from torch import nn
 
-from backdoorbench_ext import records, runner
+from backdoorbench_ext import datasets, records, runner, suite
 from backdoorbench_ext.api import Attack, Images, InputError
 from backdoorbench_ext.attacks.badnets import BadNets
 from backdoorbench_ext.attacks.blend import Blend, picture
@@ -302,3 +302,44 @@ def test_a_probe_may_ask_for_triggered_images(images):
     assert engine.measure_probes(images, triggered) == {"asked": {"ca": [16, 64], "asr": [48, 48], "arr": [0, 48]}}
     (x,) = given
     assert x.shape == (48, 3, 32, 32) and x[:, :, -1, -1].min() == 1, "the trigger's white corner"
+
+
+COUNTS = {"cbd_table1": 133, "cbd_table2": 32, "cbd_table3": 16, "cbd_table5": 8, "cbd_table6": 8, "cbd_table8": 7, "mcci_table1": 84, "mcci_table4": 9,
+          "mcci_table7": 12, "mcci_table8": 10}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_cells_are_the_papers(name):
+    """As many cells as the table has numbers, each with its published one; at a scale too."""
+    for scale in (None, 0.05):
+        grid = suite.load(name).changed(scale=scale)
+        cells = grid.cells()
+        assert len(cells) == COUNTS[name]
+        assert all(grid.reported[c.dataset, c.attack, c.defense, c.rate] for c in cells)
+
+
+def test_published_numbers():
+    """Two of each paper, looked up by hand."""
+    grid = suite.load("cbd_table1")
+    assert grid.reported["cifar10", "sig[label_mode=all-to-one]", "nad", 0.1] == {"ca": 83.54, "asr": 1.79}
+    assert suite.load("mcci_table7").reported["cifar10", "lc", "mcci[inference=sfrn]", 0.025] == {"ca": 85.0, "asr": 0.0, "arr": 83.0}
+    assert suite.load("mcci_table8").reported["cifar10", "smooth", "mcci[inference=sg,finetune=25]", 0.1] == {"ca": 82.52, "asr": 9.01, "arr": 75.93}
+    assert suite.load("cbd_table8").reported["cifar10", "badnets", "dbd", 0.1] == {"seconds": 5280.0}
+
+
+def test_scale(tmp_path):
+    """A share of the data, of the protocol's epochs and of the methods' own lengths, at least what a method allows; it survives being written."""
+    small = suite.load("cbd_table1").changed(scale=0.05)
+    assert small.name == "cbd_table1-scale0.05" and small.datasets[0] == "cifar10[train=0.05]" and small.protocol.recipe.epochs == 5
+    assert small.protocol.on("gtsrb[train=0.05]").recipe.epochs == 5 and small.protocol.on("gtsrb[train=0.05]").target == 1
+    assert "dynamic[mask_epochs=1,epochs=1]" in small.attacks and "abl[isolation_epochs=1,epochs=3,unlearning_epochs=1]" in small.defenses
+    assert "dbd[contrastive_epochs=50,warmup_epochs=1,rounds=10,steps=51]" in small.defenses and "cbd[t1=1]" in small.defenses and "fp" in small.defenses
+    small.save(tmp_path)
+    assert suite.load(str(tmp_path)) == small
+    assert suite.load("cifar10_small").changed(scale=0.5).datasets == ("cifar10[train=5000,test=2000]",)
+    assert suite.load("cbd_table1").changed(scale=1) == suite.load("cbd_table1")
+    for wrong in (0, 1.5):
+        with pytest.raises(InputError, match="scale must lie in"):
+            suite.load("demo").changed(scale=wrong)
+    train, _ = datasets.load("digits[train=0.01]")
+    assert len(train) == 40 and train.y.bincount().min() >= 3

@@ -2,11 +2,13 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 from conftest import RULES
 
 from backdoorbench_ext import plots, tables
+from backdoorbench_ext.api import InputError
 from backdoorbench_ext.suite import Suite
 
 SUITE = Suite("paper", RULES, ("digits",), ("badnets", "blend"), ("none", "cbd", "mcci[inference=avg]"), seeds=(0,))
@@ -110,3 +112,16 @@ def test_plot_shows_every_number():
     axes = [ax for ax in figure.axes if ax.axison]
     heights = [[round(bar.get_height(), 2) for bar in ax.patches] for ax in axes]
     assert sorted(heights[0]) == sorted([90.0, 88.0, 89.0, 100.0, 1.0, 1.0, 0.0, 89.0, 90.0]) and len(heights[1]) == 6
+
+
+def test_against_reported():
+    """Ours, the published number and the difference; what is more than five points away is named."""
+    suite = replace(SUITE, reported={("digits", "badnets", "cbd", 0.1): {"ca": 95.0, "asr": 2.0}, ("digits", "blend", "cbd", 0.1): {"ca": 86.0, "asr": 9.0}})
+    lines = tables.render(RECORDS, suite, "markdown", against=True).splitlines()
+    assert lines[0] == "| dataset | attack | rate | defense | ca | ca reported | ca difference | asr | asr reported | asr difference | not reproduced |"
+    assert lines[2] == "| digits | badnets | 10 % | cbd | 88.00 | 95.00 | -7.00 | 1.00 | 2.00 | -1.00 | CA |"
+    assert lines[3] == "| digits | blend | 10 % | cbd | 87.00 | 86.00 | +1.00 | 2.00 | 9.00 | -7.00 | ASR |"
+    assert r"digits & blend & 10 \% & cbd & 87.00 & 86.00 & +1.00" in tables.render(RECORDS, suite, "latex", against=True)
+    assert tables.render(RECORDS, suite, "csv", against=True).splitlines()[1].startswith("digits,badnets,0.10,cbd,88.00,95.00,-7.00")
+    with pytest.raises(InputError, match="no published numbers"):
+        tables.render(RECORDS, SUITE, "markdown", against=True)
