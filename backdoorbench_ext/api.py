@@ -78,11 +78,6 @@ def option(default: Any, meaning: str, *, low: float | None = None, high: float 
     return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": tuple(choices), "length": length})
 
 
-def clean_share() -> Any:
-    """The option ``images`` of a defense that works on clean images."""
-    return option(None, "clean images; if not set, the protocol's whole reserve", low=1)
-
-
 def _fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -313,3 +308,14 @@ class Defense(Method, ABC):
     def training_spec(self) -> dict[str, Any]:
         """The part of ``spec`` that decides what ``fit`` returns: cells in which it is equal are trained once."""
         return self.spec()
+
+
+@dataclass(frozen=True)
+class Repair(Defense):
+    """A defense that works on clean images, on all of the reserve unless told."""
+
+    images: int | None = option(None, "clean images; if not set, the protocol's whole reserve", low=1)
+
+    @property
+    def clean_images(self) -> int | None:
+        return self.images

@@ -12,25 +12,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from backdoorbench_ext.api import Defense, Images, clean_share, option
+from backdoorbench_ext.api import Images, Repair, option
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.models import Net
 
 
 @dataclass(frozen=True)
-class FinePruning(Defense):
+class FinePruning(Repair):
     """Channels of the last feature map, after BatchNorm and ReLU where the network has them, are cut in the order of their mean
     activation on clean images, as long as accuracy on these does not fall by more than ``drop``.
     """
 
-    images: int | None = clean_share()
     drop: float = option(0.1, "accuracy on the clean images that pruning may cost", low=0, high=1)
     epochs: int = option(10, "of fine-tuning", low=1)
     lr: float = option(0.01, "its learning rate", low=0)
-
-    @property
-    def clean_images(self) -> int | None:
-        return self.images
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         clean, victim = engine.clean(self.images), engine.victim()

@@ -13,23 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from backdoorbench_ext.api import Defense, Images, clean_share, option
+from backdoorbench_ext.api import Images, Repair, option
 from backdoorbench_ext.engine import Engine
 
 
 @dataclass(frozen=True)
-class FTSAM(Defense):
+class FTSAM(Repair):
     """Every step descends the gradient at the weights moved by ``rho`` towards higher loss, each weight in proportion to its own size."""
 
-    images: int | None = clean_share()
     epochs: int = option(10, "of fine-tuning", low=1)
     lr: float = option(0.01, "learning rate", low=0)
     rho: float = option(2.0, "length of the move, in units of the weights' size", low=0)
     label_smoothing: float = option(0.1, "share of the label given to the other classes", low=0, high=1)
-
-    @property
-    def clean_images(self) -> int | None:
-        return self.images
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -13,26 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backdoorbench_ext.api import Defense, Images, clean_share, option
+from backdoorbench_ext.api import Images, Repair, option
 from backdoorbench_ext.engine import Engine
 
 
 @dataclass(frozen=True)
-class IBAU(Defense):
+class IBAU(Repair):
     """In each round a perturbation delta is found by one pass of gradient ascent on the clean images; then the network descends the loss under it,
     by a gradient that also sees how delta would follow the weights. BatchNorm keeps its statistics.
     """
 
-    images: int | None = clean_share()
     rounds: int = option(5, "passes over the clean images", low=1)
     k: int = option(5, "fixed-point iterations of the implicit gradient", low=0)
     lr: float = option(0.001, "learning rate of Adam", low=0)
     ascent: float = option(10.0, "length of the steps that find delta", low=0)
     share: float = option(0.01, "share of a batch that delta is added to while unlearning, at least one image", low=0, high=1)
-
-    @property
-    def clean_images(self) -> int | None:
-        return self.images
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         clean, net = engine.clean(self.images), engine.victim()

@@ -14,25 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from backdoorbench_ext.api import Defense, Images, clean_share, option
+from backdoorbench_ext.api import Images, Repair, option
 from backdoorbench_ext.engine import Engine
 
 
 @dataclass(frozen=True)
-class MCR(Defense):
+class MCR(Repair):
     """The bend of a quadratic Bezier curve in the space of parameters is trained at random points of the curve; the model at ``t`` gets its BatchNorm
     statistics from the clean images.
     """
 
-    images: int | None = clean_share()
     finetune_epochs: int = option(10, "of the other end", low=1)
     epochs: int = option(100, "of the curve", low=1)
     lr: float = option(0.01, "learning rate of both", low=0)
     t: float = option(0.1, "where on the curve the model is taken: 0 is the victim, 1 its fine-tuned copy", low=0, high=1)
-
-    @property
-    def clean_images(self) -> int | None:
-        return self.images
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         clean, start = engine.clean(self.images), engine.victim()

@@ -12,18 +12,17 @@ from dataclasses import dataclass, replace
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backdoorbench_ext.api import Defense, Images, clean_share, option
+from backdoorbench_ext.api import Images, Repair, option
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.models import Watch, last_stages
 
 
 @dataclass(frozen=True)
-class NAD(Defense):
+class NAD(Repair):
     """Teacher: the victim fine-tuned on clean images. Student: the victim, on cross-entropy and the distance of the attention maps of its
     last three resolutions from the teacher's. The learning rate falls tenfold every fifth of each part, as in the paper.
     """
 
-    images: int | None = clean_share()
     teacher_epochs: int = option(10, "of the teacher's fine-tuning", low=1)
     epochs: int = option(10, "of distillation", low=1)
     lr: float = option(0.1, "learning rate of both at the start", low=0)
@@ -31,10 +30,6 @@ class NAD(Defense):
     beta2: float = option(1000.0, "at the middle one", low=0)
     beta3: float = option(1000.0, "at the lowest", low=0)
     p: float = option(2.0, "power of the activations in the attention map", low=1)
-
-    @property
-    def clean_images(self) -> int | None:
-        return self.images
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         clean, student = engine.clean(self.images), engine.victim()

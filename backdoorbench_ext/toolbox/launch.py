@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 
-FLAGS = ("bd_yaml_path", "yaml_path")
-
 
 def old_names() -> None:
     """np.float, np.infty, np.lib.pad and pkg_resources.resource_stream; and its own records, which torch 2.6 and later would not load."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -355,9 +354,3 @@ def check_place(to: Path) -> None:
     first = next((i for i, name in enumerate(path.parts) if "record" in name), None)
     if first is None or path.parts[first] != "record":
         raise InputError(f"{to}: BackdoorBench reads records below a folder called record, the first of its path with that in its name: give record/NAME")
-
-
-def summary(record: Record) -> dict[str, Any]:
-    """What there is to say of a record in a line each."""
-    count = Counter(given for given, _ in record.test.labels.values())
-    return {"model": record.model_name, "dataset": record.dataset, "rate": record.rate, "targets": dict(count)}
