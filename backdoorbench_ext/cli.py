@@ -316,26 +316,27 @@ def table(
 
 @app.command()
 def plot(
-    kind: Annotated[str, typer.Argument(metavar="[bars|gallery] NAME", help="what to draw, bars if not said; then " + NAME)],
+    kind: Annotated[str, typer.Argument(metavar="[KIND] NAME", help=f"what to draw: {', '.join(plots.DRAWINGS)}, gallery; bars if not said; then {NAME}")],
     name: Annotated[str, typer.Argument(hidden=True)] = "",
     form: Annotated[str, typer.Option("--format", help="pdf, png or svg, several with commas")] = "pdf,png",
+    scale: Scale = None,
     to: Out = Path("runs"),
     data: Data = None,
     device: Device = "auto",
     only: Only = "",
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
-    """Draw a suite: bars of its metrics, from the records that there are, or a gallery of its triggers, which needs the data."""
+    """Draw a suite from the records that there are; the gallery of its triggers needs the data."""
     kind, name = (kind, name) if name else ("bars", kind)
-    if kind not in ("bars", "gallery"):
-        raise InputError(f"what to draw must be bars or gallery, not {kind!r}")
-    grid, folder = _grid(name, to)
+    if kind not in (*plots.DRAWINGS, "gallery"):
+        raise registry.nearest(kind, (*plots.DRAWINGS, "gallery"), "drawings")
+    grid, folder = _grid(name, to, scale)
     formats = form.split(",")
     for one in formats:
         if one not in ("pdf", "png", "svg"):
             raise InputError(f"format must be pdf, png or svg, not {one!r}")
-    if kind == "bars":
-        drawn, stem = plots.bars(_records(grid, folder), grid), "plot"
+    if kind in plots.DRAWINGS:
+        drawn, stem = plots.DRAWINGS[kind](_records(grid, folder), grid), "plot" if kind == "bars" else kind
     else:
         cells = {(cell.dataset, cell.attack): cell for cell in reversed(grid.cells(only)) if cell.attack != "none"}
         options = runner.Options(out=folder.parent, data=data, device=device, plugins=tuple(plugin))

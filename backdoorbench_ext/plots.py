@@ -1,4 +1,4 @@
-"""Pictures, pure functions of records or images: bars of CA, ASR and ARR, and what the triggers look like."""
+"""Pictures, pure functions of records or images: CA, ASR and ARR in several ways, losses, and what the triggers look like."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .api import Images, InputError
 from .frequency import dct2
 from .records import METRICS, Record
 from .suite import Suite
-from .tables import frame, title
+from .tables import ARROWS, frame, heads, title
 
 COLOURS = {"ca": "#3b6fb6", "asr": "#c8443c", "arr": "#7aa95c"}  # also told apart in grey and by the colour-blind
 STYLE: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
@@ -81,6 +81,120 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
         patches = [Patch(color=COLOURS[metric], label=words[metric]) for metric in METRICS]
         figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#999999")
+"""Told apart by the colour-blind (Okabe and Ito 2008, https://jfly.uni-koeln.de/color/); marks tell further ones apart."""
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+
+
+def _means(records: Sequence[Record], suite: Suite) -> tuple[Any, dict[str, str]]:
+    """A row a data set, attack, rate and defense with means over seeds; and the defenses there with the short names of the tables.
+
+    Raises:
+        InputError: no records.
+    """
+    if not records:
+        raise InputError(f"no records of {suite.name} yet: bbx run {suite.name}")
+    means = frame(records).groupby(["dataset", "attack", "rate", "defense"], sort=False)[list(METRICS)].mean().reset_index()
+    return means, heads([d for d in suite.defenses if (means["defense"] == d).any()])
+
+
+def heatmap(records: Sequence[Record], suite: Suite) -> Figure:
+    """The whole grid: defenses down, attacks across, a panel a metric, its number in every field; grey where no record is. Good is blue in all three."""
+    means, names = _means(records, suite)
+    there = set(means[["dataset", "attack", "rate"]].itertuples(index=False, name=None))
+    columns = sorted(there, key=lambda column: (suite.datasets.index(column[0]), suite.attacks.index(column[1]), column[2]))
+    several = {kind: len({c[i] for c in columns}) > 1 for i, kind in ((0, "dataset"), (2, "rate"))}
+    labels = ["\n".join([*([d] if several["dataset"] else []), _lines(a), *([f"{100 * r:g} %"] if several["rate"] else [])]) for d, a, r in columns]
+    found = means.set_index(["dataset", "attack", "rate", "defense"])
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 3, figsize=(1.6 + 3 * (0.3 + 0.42 * len(columns)), 1.1 + 0.24 * len(names)), sharey=True, layout="constrained")
+        for ax, metric in zip(axes, METRICS, strict=True):
+            values = [[float(found.loc[(*c, d), metric]) if (*c, d) in found.index else float("nan") for c in columns] for d in names]
+            palette = plt.get_cmap("RdYlBu_r" if metric == "asr" else "RdYlBu").with_extremes(bad="#dddddd")
+            ax.imshow(values, vmin=0, vmax=100, cmap=palette, aspect="auto")
+            for y, row in enumerate(values):
+                for x, value in enumerate(row):
+                    good = 100 - value if metric == "asr" else value
+                    if value == value:
+                        ax.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=6, color="white" if good < 12 or good > 88 else "black")
+            ax.set_xticks(range(len(columns)), labels, fontsize=6, rotation=90)
+            ax.set_yticks(range(len(names)), list(names.values()), fontsize=7)
+            ax.tick_params(length=0)
+            ax.set_title(f"{ARROWS[metric][0]} {'↑' if ARROWS[metric][1] == 'up' else '↓'}", fontsize=8)
+    return figure
+
+
+def scatter(records: Sequence[Record], suite: Suite) -> Figure:
+    """ASR against CA, a point a cell, a colour and mark a defense, a panel a data set: good is at the lower right."""
+    means, names = _means(records, suite)
+    with plt.rc_context(STYLE):
+        sets = [d for d in suite.datasets if (means["dataset"] == d).any()]
+        figure, axes = plt.subplots(1, len(sets), figsize=(3.2 * len(sets) + 1.2, 2.9), sharey=True, squeeze=False, layout="constrained")
+        for ax, dataset in zip(axes.flat, sets, strict=True):
+            for i, (defense, name) in enumerate(names.items()):
+                own = means[(means["dataset"] == dataset) & (means["defense"] == defense)]
+                ax.plot(own["ca"], own["asr"], MARKS[i % len(MARKS)], color=OKABE_ITO[i % len(OKABE_ITO)], ms=5, mew=0, alpha=0.85, label=name)
+            ax.set_title(dataset, fontsize=8)
+            ax.set_xlabel("CA, percent →")
+            ax.set_ylim(-4, 104)
+        axes[0, 0].set_ylabel("← ASR, percent")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=7)
+    return figure
+
+
+def rates(records: Sequence[Record], suite: Suite) -> Figure:
+    """CA, ASR and ARR over the poisoning rate, a panel an attack (and data set) and metric, a line a defense.
+
+    Raises:
+        InputError: no records, or of one rate only.
+    """
+    means, names = _means(records, suite)
+    panels = [key for key, own in means.groupby(["dataset", "attack"], sort=False) if own["rate"].nunique() > 1]
+    if not panels:
+        raise InputError(f"{suite.name} has records of one poisoning rate only: nothing to draw over it")
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(len(panels), 3, figsize=(7.2, 1.7 * len(panels) + 0.5), sharex=True, sharey=True, squeeze=False, layout="constrained")
+        for row, (dataset, attack) in zip(axes, panels, strict=True):
+            for ax, metric in zip(row, METRICS, strict=True):
+                for i, (defense, name) in enumerate(names.items()):
+                    own = means[(means["dataset"] == dataset) & (means["attack"] == attack) & (means["defense"] == defense)].sort_values("rate")
+                    ax.plot(100 * own["rate"], own[metric], MARKS[i % len(MARKS)] + "-", color=OKABE_ITO[i % len(OKABE_ITO)], ms=3.5, lw=1, label=name)
+                ax.set_title(f"{ARROWS[metric][0]}   {attack}, {dataset}", fontsize=7)
+                ax.set_ylim(-4, 104)
+            row[0].set_ylabel("percent")
+        for ax in axes[-1]:
+            ax.set_xlabel("poisoning rate, percent")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
+    return figure
+
+
+def losses(records: Sequence[Record], suite: Suite) -> Figure:
+    """The training losses over the epochs, a panel a cell of the first seed, a line a stage."""
+    _, names = _means(records, suite)
+    first = min(r["spec"]["seed"] for r in records)
+    shown = [r for r in records if r["spec"]["seed"] == first and any(name.endswith(" loss") for name in r["curves"])]
+    across = min(4, len(shown))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            -(-len(shown) // across), across, figsize=(2.3 * across, 1.7 * -(-len(shown) // across)), squeeze=False, layout="constrained"
+        )
+        for ax in axes.flat[len(shown) :]:
+            ax.set_axis_off()
+        for ax, record in zip(axes.flat, shown, strict=False):
+            curves = {name.removesuffix(" loss"): values for name, values in record["curves"].items() if name.endswith(" loss")}
+            for i, (name, values) in enumerate(curves.items()):
+                ax.plot(range(1, len(values) + 1), values, ".-", color=OKABE_ITO[i % len(OKABE_ITO)], lw=1, ms=3, label=name)
+            ax.set_title(f"{names[record['cell']['defense']]}   {record['cell']['attack']}", fontsize=7)
+            ax.legend(fontsize=5, frameon=False)
+        figure.supxlabel("epoch of the stage", fontsize=8)
+        figure.supylabel("loss", fontsize=8)
+    return figure
+
+
+DRAWINGS = {"bars": bars, "heatmap": heatmap, "scatter": scatter, "rates": rates, "losses": losses}
+"""What is drawn from records alone, by name."""
 
 
 def _lines(name: str) -> str:

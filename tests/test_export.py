@@ -94,7 +94,7 @@ def test_commands(tmp_path, monkeypatch, capsys):
         assert here(*words, "--to", "other", *more) == 2
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1 and not (tmp_path / "other").exists()
-    assert here("plot", "galery", "demo") == 2 and "bars or gallery" in capsys.readouterr().err
+    assert here("plot", "galery", "demo") == 2 and "Did you mean 'gallery'" in capsys.readouterr().err
 
 
 def test_trigger_benchmark():

@@ -114,6 +114,25 @@ def test_plot_shows_every_number():
     assert sorted(heights[0]) == sorted([90.0, 88.0, 89.0, 100.0, 1.0, 1.0, 0.0, 89.0, 90.0]) and len(heights[1]) == 6
 
 
+def test_every_drawing_shows_its_numbers(monkeypatch):
+    """A field of the heat map a number, a point of the scatter plot a cell, a point of a line a rate."""
+    texts = {text.get_text() for ax in plots.heatmap(RECORDS, SUITE).axes for text in ax.texts}
+    assert {"90", "88", "100", "1", "95", "2"} <= texts
+    points = {(x, y) for line in plots.scatter(RECORDS, SUITE).axes[0].lines for x, y in zip(*line.get_data(), strict=True)}
+    assert points == {(90.0, 100.0), (91.0, 95.0), (88.0, 1.0), (87.0, 2.0), (89.0, 1.0)}
+    with pytest.raises(InputError, match="one poisoning rate only"):
+        plots.rates(RECORDS, SUITE)
+    more = [*RECORDS, {**RECORDS[1], "spec": RECORDS[1]["spec"] | {"rate": 0.2}}]
+    lines = [line.get_xydata().tolist() for line in plots.rates(more, SUITE).axes[0].lines]
+    assert [[10.0, 88.0], [20.0, 88.0]] in lines
+    curved = [{**r, "curves": {"f_B loss": [2.0, 1.0], "f_C loss": [3.0]}} for r in RECORDS[:2]]
+    figure = plots.losses(curved, SUITE)
+    assert len(figure.axes) == 2 and figure.axes[1].lines[0].get_ydata().tolist() == [2.0, 1.0]
+    for draw in plots.DRAWINGS.values():
+        with pytest.raises(InputError, match="no records of paper yet"):
+            draw([], SUITE)
+
+
 def test_against_reported():
     """Ours, the published number and the difference; what is more than five points away is named."""
     suite = replace(SUITE, reported={("digits", "badnets", "cbd", 0.1): {"ca": 95.0, "asr": 2.0}, ("digits", "blend", "cbd", 0.1): {"ca": 86.0, "asr": 9.0}})
