@@ -74,20 +74,31 @@ def augment(x: Tensor, rules: Rules, rng: torch.Generator) -> Tensor:
 
     The parameters are drawn on the CPU from ``rng``, so that every device sees the same augmentations.
     """
-    n, _, h, w = x.shape
+    n, c, h, w = x.shape
+    pixels, rows = x.permute(0, 2, 3, 1).contiguous(), torch.arange(h, device=x.device).expand(n, h)  # pixel by pixel: rows and columns are runs of bytes
+    cols = torch.arange(w, device=x.device).expand(n, w)
     if pad := rules.crop:
-        windows = F.pad(x, (pad, pad, pad, pad)).unfold(2, h, 1).unfold(3, w, 1)  # a view: (n, c, 2 pad + 1, 2 pad + 1, h, w)
-        rows, cols = torch.randint(2 * pad + 1, (2, n), generator=rng).to(x.device)
-        x = windows[torch.arange(n, device=x.device), :, rows, cols]
+        down, right = torch.randint(2 * pad + 1, (2, n, 1), generator=rng).to(x.device)
+        pixels, rows = F.pad(pixels, (0, 0, pad, pad, pad, pad)), rows + down
     if rules.flip:
         flipped = (torch.rand(n, generator=rng) < 0.5).to(x.device)
-        x = torch.where(flipped.view(n, 1, 1, 1), x.flip(-1), x)
+        cols = torch.where(flipped[:, None], w - 1 - cols, cols)
+    if pad:
+        cols = cols + right
+    high, wide = pixels.shape[1:3]
+    if pad:
+        lines = (rows + high * torch.arange(n, device=x.device)[:, None]).flatten()
+        pixels = pixels.view(n * high, wide * c).index_select(0, lines).view(n, h, wide * c)
+    if pad or rules.flip:
+        runs = (cols[:, :, None] * c + torch.arange(c, device=x.device)).view(n, 1, w * c)
+        pixels = pixels.view(n, h, wide * c).gather(2, runs.expand(n, h, w * c)).view(n, h, w, c)
     if side := rules.cutout:
         top = torch.stack((torch.randint(h, (n,), generator=rng), torch.randint(w, (n,), generator=rng))).to(x.device) - side // 2
-        down, right = (torch.arange(size, device=x.device) - corner[:, None] for size, corner in ((h, top[0]), (w, top[1])))
-        hole = ((down >= 0) & (down < side))[:, None, :, None] & ((right >= 0) & (right < side))[:, None, None, :]
-        x = x.masked_fill(hole, 0)
-    return x
+        (down, right), reach = top, torch.arange(side, device=x.device)
+        rows, cols = (down[:, None] + reach).clamp(0, h - 1), (right[:, None] + reach).clamp(0, w - 1)  # clamped into the hole: its centre is in the image
+        pixels = pixels if pad or rules.flip else pixels.clone()
+        pixels[torch.arange(n, device=x.device)[:, None, None], rows[:, :, None], cols[:, None, :]] = 0
+    return pixels.permute(0, 3, 1, 2)
 
 
 def check_per_class(held: list[int], n: int, classes: tuple[str, ...], rules: Rules) -> None:
@@ -229,7 +240,8 @@ class Engine:
         for index in order.split(size):
             if train and len(index) < size:
                 return
-            yield self.view(images.x[index]) if train else self.to_float(images.x[index]), images.y[index]
+            x = images.pixels(index)
+            yield self.view(x) if train else self.to_float(x), images.y[index]
 
     def view(self, x: Tensor) -> Tensor:
         """A random augmentation of each of these uint8 images (n, 3, h, w), as the protocol has it: float in [0, 1]."""

@@ -64,8 +64,8 @@ class MixMatch:
         assert self.labelled is not None and self.unlabelled is not None
         engine, n, classes = self.engine, len(x), len(self.labelled.classes)
         mine, other = self.draw(self.labelled, n), self.draw(self.unlabelled, n)
-        known = engine.view(self.labelled.x[mine])
-        views = [engine.view(self.unlabelled.x[other]) for _ in range(2)]
+        known = engine.view(self.labelled.pixels(mine))
+        views = [engine.view(self.unlabelled.pixels(other)) for _ in range(2)]
         with torch.no_grad():
             guess = sharpen(sum(net(view).float().softmax(1) for view in views) / 2, self.temperature)
         targets = torch.cat((F.one_hot(self.labelled.y[mine], classes).to(guess), guess, guess))

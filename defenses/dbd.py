@@ -49,7 +49,7 @@ class DBD(Defense):
         raw = replace(train, y=torch.arange(len(train), device=train.y.device))  # the label of an image is its place: views are made of raw pixels
 
         def contrast(both: nn.Module, x: Tensor, place: Tensor) -> Tensor:
-            pixels = engine.to_float(train.x[place])
+            pixels = engine.to_float(train.pixels(place))
             return nt_xent(both(torch.cat([simclr_view(pixels, engine.rng) for _ in range(2)])), self.temperature)
 
         recipe = replace(engine.rules.recipe, lr=self.contrastive_lr, schedule="constant" if released else "cosine", batch_size=self.contrastive_batch)

@@ -1,0 +1,101 @@
+"""What the speed benchmarks have in common: rounds that alternate between the ways compared, and a table with ratios that is kept as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backdoorbench_ext import datasets, records
+from backdoorbench_ext.api import Images
+from backdoorbench_ext.engine import pick_device
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Units a second of one way: median over the rounds, slowest and fastest."""
+
+    median: float
+    low: float
+    high: float
+
+
+def alternate(ways: Mapping[str, tuple[Callable[[], object], int]], rounds: int, device: torch.device) -> dict[str, Speed]:
+    """Each way once a round, one after the other, so that a busy machine hits all alike; a way is its work and the units that it does."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, (work, units) in ways.items():
+            start = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds[name].append((time.perf_counter() - start) / units)
+    return {name: Speed(1 / median(own), 1 / max(own), 1 / min(own)) for name, own in seconds.items()}
+
+
+def data(dataset: str, root: Path | None, n: int, device: torch.device) -> Images:
+    """``n`` images of a data set, repeated where it has fewer."""
+    images = datasets.load(dataset, root)[0]
+    return images[torch.arange(n) % len(images)].to(device)
+
+
+def roofline(device: torch.device, size: int = 1024, seconds: float = 0.2) -> dict[str, float]:
+    """What the device does at best here: TFLOP/s of a square matrix product in bf16 and float32, GB/s of a copy (read and written)."""
+
+    def best(work: Callable[[], Tensor], amount: float) -> float:
+        work()
+        rates: list[float] = []
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until or len(rates) < 3:
+            start = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            rates.append(amount / (time.perf_counter() - start))
+        return max(rates)
+
+    found, block = {}, torch.empty(64 * 2**20, dtype=torch.uint8, device=device)
+    for name, kind in (("bf16", torch.bfloat16), ("float32", torch.float32)):
+        a = torch.rand(size, size, device=device, dtype=kind)
+        found[f"{name} TFLOP/s"] = best(partial(torch.matmul, a, a), 2 * size**3) / 1e12
+    return found | {"copy GB/s": best(block.clone, 2 * block.numel()) / 1e9}
+
+
+def show(title: str, unit: str, speeds: Mapping[str, Speed], base: str) -> None:
+    """A line a way, and how many times ``base`` it is."""
+    print(f"\n{title}")
+    for name, speed in speeds.items():
+        ratio = "" if name == base else f"   x {speed.median / speeds[base].median:.1f}"
+        print(f"  {name:44} {speed.median:12,.1f} {unit}   ({speed.low:,.1f} to {speed.high:,.1f}){ratio}")
+
+
+def keep(name: str, folder: Path | None, device: torch.device, speeds: Mapping[str, Speed], **more: Any) -> None:
+    """Write ``folder/name.json``."""
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {"per second": {key: vars(speed) for key, speed in speeds.items()}, "surroundings": records.surroundings(device)}
+        (folder / f"{name}.json").write_text(json.dumps(more | facts, indent=1) + "\n")
+
+
+def arguments(doc: str | None, rounds: int) -> argparse.Namespace:
+    """The flags that all have; threads are set."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="folder for the figures")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    given.device = pick_device(given.device)
+    return given
