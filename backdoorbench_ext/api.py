@@ -39,13 +39,16 @@ class Images:
 
     def __getitem__(self: AnyImages, index: Tensor | slice) -> AnyImages:
         """The images at ``index`` (bool mask, int64 or a slice); every tensor of the set is indexed alike."""
-        return self._map(lambda tensor: tensor[index])
+        if isinstance(index, slice):
+            return self._map(lambda tensor: tensor[index])
+        places = (index.nonzero().flatten() if index.dtype == torch.bool else index).to(self.y.device)
+        return self._map(lambda tensor: self.pixels(places) if tensor is self.x else tensor[places])
 
     def pixels(self, index: Tensor) -> Tensor:
         """``x[index]`` for an int64 index, which on a CPU takes ten times as long when written so."""
         last = self.x.is_contiguous(memory_format=torch.channels_last)
         whole = self.x.permute(0, 2, 3, 1) if last else self.x
-        found = whole.flatten(1).index_select(0, index).view(len(index), *whole.shape[1:])
+        found = whole.flatten(1).index_select(0, index.to(whole.device)).view(len(index), *whole.shape[1:])
         return found.permute(0, 3, 1, 2) if last else found
 
     def to(self: AnyImages, device: torch.device | str) -> AnyImages:
@@ -262,11 +265,11 @@ class Attack(Method, ABC):
         chosen, covers = self.choose(train, target=target, rate=rate, rng=rng, spare_target=spare_target)
         x, y, mask = train.x.clone(), train.y.clone(), torch.zeros_like(train.y, dtype=torch.bool)
         cover = mask.clone()
-        x[chosen] = self.stamp(train.x[chosen])
+        x[chosen] = self.stamp(train.pixels(chosen))
         y[chosen] = self.goal(train.y[chosen], target, len(train.classes))
         mask[chosen] = True
         if len(covers):
-            x[covers] = _in_parts(lambda part: self.cover(part, rng), train.x[covers], 1024)
+            x[covers] = _in_parts(lambda part: self.cover(part, rng), train.pixels(covers), 1024)
             cover[covers] = True
         return Poisoned(x, y, train.classes, true=train.y, mask=mask, cover=cover)
 
