@@ -257,21 +257,24 @@ def comparison(records: Sequence[Record], suite: Suite, form: str) -> str:
         return str(data.to_csv(index=False, float_format="%.2f"))
     note = f"Each metric: ours, reported, difference. Not reproduced: more than {TOLERANCE:g} points away. {caption(records, suite)}"
     unknown = [m for m in METRICS if data[f"{m} reported"].isna().all()]
-    heads = [c for c in data.columns if c.partition(" ")[0] not in unknown]
+    same = [c for c in ("dataset", "rate") if data[c].nunique() == 1]  # the caption says it
+    columns = [c for c in data.columns if c.partition(" ")[0] not in unknown and c not in same]
+    short = heads([d for d in suite.defenses if (data["defense"] == d).any()])
 
     def text(column: str, value: object) -> str:
         if isinstance(value, float):
             return "--" if value != value else f"{value:+.2f}" if "difference" in column else f"{100 * value:g} %" if column == "rate" else f"{value:.2f}"
-        return str(value)
+        return short[str(value)] if column == "defense" else str(value)
 
-    lines = [[text(c, row[c]) for c in heads] for _, row in data.iterrows()]
+    lines = [[text(c, row[c]) for c in columns] for _, row in data.iterrows()]
+    left = [c in ("dataset", "attack", "defense", "not reproduced") for c in columns]
+    titles = [" ".join(ARROWS[word][0] if word in ARROWS else word for word in c.replace("difference", "diff.").split()) for c in columns]
     if form == "markdown":
-        table = [heads, ["---" if c in ("dataset", "attack", "defense", "not reproduced") else "---:" for c in heads], *lines]
+        table = [titles, ["---" if words else "---:" for words in left], *lines]
         return "\n".join("| " + " | ".join(row) + " |" for row in table) + f"\n\n{note}\n"
-    shape = "".join("l" if c in ("dataset", "attack", "defense", "not reproduced") else "r" for c in heads)
-    titles = [escape(c.replace("difference", "diff.").replace("asr", "ASR").replace("arr", "ARR").replace("ca ", "CA ")) for c in heads]
     body = [" & ".join(map(escape, row)) + r" \\" for row in lines]
-    return "\n".join([*_open(note, f"{suite.name}-reported", shape), " & ".join(titles) + r" \\", r"\midrule", *body, *CLOSE])
+    shape = "".join("l" if words else "r" for words in left)
+    return "\n".join([*_open(note, f"{suite.name}-reported", shape), " & ".join(map(escape, titles)) + r" \\", r"\midrule", *body, *CLOSE])
 
 
 def render(records: Sequence[Record], suite: Suite, form: str, against: bool = False) -> str:

@@ -137,10 +137,10 @@ def test_against_reported():
     """Ours, the published number and the difference; what is more than five points away is named."""
     suite = replace(SUITE, reported={("digits", "badnets", "cbd", 0.1): {"ca": 95.0, "asr": 2.0}, ("digits", "blend", "cbd", 0.1): {"ca": 86.0, "asr": 9.0}})
     lines = tables.render(RECORDS, suite, "markdown", against=True).splitlines()
-    assert lines[0] == "| dataset | attack | rate | defense | ca | ca reported | ca difference | asr | asr reported | asr difference | not reproduced |"
-    assert lines[2] == "| digits | badnets | 10 % | cbd | 88.00 | 95.00 | -7.00 | 1.00 | 2.00 | -1.00 | CA |"
-    assert lines[3] == "| digits | blend | 10 % | cbd | 87.00 | 86.00 | +1.00 | 2.00 | 9.00 | -7.00 | ASR |"
-    assert r"digits & blend & 10 \% & cbd & 87.00 & 86.00 & +1.00" in tables.render(RECORDS, suite, "latex", against=True)
+    assert lines[0] == "| attack | defense | CA | CA reported | CA diff. | ASR | ASR reported | ASR diff. | not reproduced |"
+    assert lines[2] == "| badnets | CBD | 88.00 | 95.00 | -7.00 | 1.00 | 2.00 | -1.00 | CA |"
+    assert lines[3] == "| blend | CBD | 87.00 | 86.00 | +1.00 | 2.00 | 9.00 | -7.00 | ASR |"
+    assert r"blend & CBD & 87.00 & 86.00 & +1.00" in tables.render(RECORDS, suite, "latex", against=True)
     assert tables.render(RECORDS, suite, "csv", against=True).splitlines()[1].startswith("digits,badnets,0.10,cbd,88.00,95.00,-7.00")
     with pytest.raises(InputError, match="no published numbers"):
         tables.render(RECORDS, SUITE, "markdown", against=True)
