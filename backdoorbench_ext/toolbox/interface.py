@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
@@ -157,6 +158,7 @@ class Script(Base):  # type: ignore[misc]
 
         found, net = runner.run_cell(cell, options, self.save_path / "checkpoint" / "state", progress)
         records.write(self.save_path / "record.json", found)
+        shutil.rmtree(self.save_path / "checkpoint" / "state", ignore_errors=True)
         rules = cell.protocol.on(cell.dataset)
         (self.save_path / f"{self.method}_df.csv").write_text(commands.table(found["metrics"], rules.recipe.epochs))
         try:
