@@ -27,6 +27,7 @@ def checkerboard(size: int) -> Tensor:
 class BadNets(Attack):
     """A checkerboard that is white at its corners, or a white square, in place of the pixels."""
 
+    takes_uint8 = True
     size: int = option(3, "side of the patch in pixels", low=1)
     margin: int = option(0, "pixels between the patch and the lower right corner", low=0)
     pattern: str = option("checkerboard", "what the patch shows", choices=("checkerboard", "white"))
@@ -35,6 +36,6 @@ class BadNets(Attack):
         h, w = x.shape[-2] - self.margin, x.shape[-1] - self.margin
         if min(h, w) < self.size:
             raise InputError(f"size {self.size} and margin {self.margin} do not fit into {x.shape[-2]}x{x.shape[-1]} pixels")
-        out = x.clone()
-        out[..., h - self.size : h, w - self.size : w] = checkerboard(self.size).to(x) if self.pattern == "checkerboard" else 1
+        out, white = x.clone(), 1 if x.is_floating_point() else 255
+        out[..., h - self.size : h, w - self.size : w] = white * checkerboard(self.size).to(x) if self.pattern == "checkerboard" else white
         return out

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import io
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -58,10 +60,18 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether bf16 is computed by the device itself (on CPUs: AVX-512 or better, otherwise it is emulated and slow)."""
+    """Whether the device computes bf16 faster than float32: on CPUs those with AMX tiles; with AVX-512's bf16 alone it is slower (docs/speed.md)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
+
+
+def keep_memory() -> None:
+    """Have glibc keep what is freed, instead of giving it back and getting it again page by page: large tensors on a CPU are made several times as fast."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt") and sys.platform == "linux":
+        for option, size in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+            libc.mallopt(option, size)
 
 
 def seed_of(*parts: Any) -> int:

@@ -34,9 +34,9 @@ class PreActBlock(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs or stride > 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.norm1(x))
+        out = F.relu(self.norm1(x), inplace=True)
         kept = x if self.shortcut is None else self.shortcut(out)
-        result: Tensor = self.conv2(F.relu(self.norm2(self.conv1(out)))) + kept
+        result: Tensor = self.conv2(F.relu(self.norm2(self.conv1(out)), inplace=True)) + kept
         return result
 
 
@@ -70,7 +70,7 @@ class PreActNet(Pooled):
                 blocks.append(PreActBlock(inputs, width, 2 if stage and not i else 1))
                 inputs = width
         self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU()) if final_norm else nn.Identity()
+        self.norm = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)) if final_norm else nn.Identity()
         self.num_features = inputs
         self.fc = nn.Linear(inputs, num_classes)
         for m in self.modules():
@@ -90,7 +90,7 @@ class PlainNet(Pooled):
         parts: list[nn.Module] = []
         inputs = 3
         for width, stride in layers:
-            parts += [nn.Conv2d(inputs, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            parts += [nn.Conv2d(inputs, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
             inputs = width
         self.layers, self.num_features, self.fc = nn.Sequential(*parts), inputs, nn.Linear(inputs, num_classes)
 

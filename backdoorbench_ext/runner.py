@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from . import datasets, models, plots, records, registry
 from .api import Attack, Defense, Images, InputError, Poisoned
-from .engine import Engine, check_per_class, pick_device, seed_of
+from .engine import Engine, check_per_class, keep_memory, pick_device, seed_of
 from .engine import Progress as Report
 from .files import once, write_whole
 from .protocols import Protocol
@@ -280,6 +280,7 @@ def _start_worker(parent: int, options: Options, threads: int, epochs: Any) -> N
     global _epochs
     _epochs = epochs
     torch.set_num_threads(threads)
+    keep_memory()
     for file in options.plugins:
         registry.add_file(file)
 
@@ -292,9 +293,15 @@ def _start_worker(parent: int, options: Options, threads: int, epochs: Any) -> N
 
 
 def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Cells by training: those of a group differ only in what happens after it."""
+    """Cells by training: those of a group differ only in what happens after it.
+
+    They come data set by data set, which are read once, and in each defense by defense with No Defense first: it trains the victims that others
+    start from, and processes beside each other are at different attacks, so that none waits for what another is making.
+    """
     found: dict[str, list[Cell]] = {}
-    for cell in cells:
+    cells = list(cells)
+    order = list(dict.fromkeys(name for cell in cells for name in (cell.dataset, cell.defense)))
+    for cell in sorted(cells, key=lambda c: (order.index(c.dataset), c.defense != "none", order.index(c.defense))):
         found.setdefault(digest(cell.training_spec()), []).append(cell)
     return list(found.values())
 
@@ -316,6 +323,7 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None =
         InputError: what cannot work is said before the first epoch of any cell.
     """
     console, folder = console or Console(stderr=True), options.out / suite.name
+    keep_memory()
     todo = missing(suite, cells, options)
     for cell in {(c.dataset, c.attack, c.defense, c.rate): c for c in todo}.values():
         parts(cell, options)
