@@ -34,7 +34,7 @@ KINDS = ("attacks", "defenses", "benchmarks", "models", "datasets", "protocols")
 NAME = "a benchmark's name, a .py file that defines SUITE, or a folder of results"
 Name = Annotated[str, typer.Argument(help=NAME)]
 Out = Annotated[Path, typer.Option("--out", help="folder of the results, one folder a suite")]
-Only = Annotated[str, typer.Option("--only", help="only the cells whose path contains this text")]
+Only = Annotated[str, typer.Option("--only", help="only the cells whose path contains this text, or each of several words: 'cifar10 /fp/'")]
 AsJson = Annotated[bool, typer.Option("--json", help="for scripts")]
 
 

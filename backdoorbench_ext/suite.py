@@ -83,7 +83,7 @@ class Suite:
     reported: Mapping[tuple[str, str, str, float], Mapping[str, float]] = field(default_factory=dict)
 
     def cells(self, only: str = "") -> list[Cell]:
-        """The cells whose path contains ``only``, those that share a training beside each other.
+        """The cells whose path contains each word of ``only``, those that share a training beside each other.
 
         Raises:
             InputError: an unknown name or option, a network that timm does not know, or nothing left.
@@ -96,7 +96,7 @@ class Suite:
             for dataset, (attack, rate), defense, seed in grid
             if not any({dataset, attack, defense} >= set(pair) for pair in self.leave_out)
         ]
-        kept = [cell for cell in cells if only in str(cell.path())]
+        kept = [cell for cell in cells if all(word in str(cell.path()) for word in only.split())]
         if not kept:
             raise InputError(f"no cell of {self.name} has {only!r} in its path; `bbx run {self.name} --dry-run` shows them")
         order = {digest(cell.training_spec()): i for i, cell in reversed(list(enumerate(kept)))}

@@ -280,6 +280,7 @@ def test_tune_by_cross_validation(tmp_path, grid, monkeypatch):
 
 def test_no_defense_comes_first_and_attacks_alternate():
     grid = Suite("order", RULES, ("digits", "digits[train=100]"), ("badnets", "blend"), ("fp", "none", "mcci", "mcci[inference=sg]"))
+    assert [(c.attack, c.defense) for c in grid.cells("100] blend/fp")] == [("blend", "fp")], "the words of --only"
     first = runner.groups(grid.cells())[:6]
     assert [(group[0].attack, group[0].defense) for group in first] == [(a, d) for d in ("none", "fp", "mcci") for a in ("badnets", "blend")]
     assert [len(group) for group in first] == [1, 1, 1, 1, 2, 2] and {group[0].dataset for group in first} == {"digits"}
