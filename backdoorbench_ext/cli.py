@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from . import __version__, cost, datasets, export, models, plots, records, registry, runner, suite, tables, tune
+from . import __version__, beside, cost, datasets, export, models, plots, records, registry, runner, suite, tables, tune
 from .api import InputError
 from .engine import pick_device
 from .protocols import PROTOCOLS
@@ -30,6 +30,7 @@ from .toolbox import commands
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 out, err = Console(), Console(stderr=True)
 
+COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 KINDS = ("attacks", "defenses", "benchmarks", "models", "datasets", "protocols")
 NAME = "a benchmark's name, a .py file that defines SUITE, or a folder of results"
 Name = Annotated[str, typer.Argument(help=NAME)]
@@ -53,6 +54,10 @@ Download = Annotated[bool, typer.Option("--download", help="let torchvision down
 Epochs = Annotated[int | None, typer.Option("--epochs", help="shorten or lengthen every training; makes cells of their own")]
 Scale = Annotated[
     float | None, typer.Option(help="run on this share of the training set for this share of the epochs, of the methods' own too; makes cells of their own")
+]
+Jobs = Annotated[
+    str,
+    typer.Option(metavar="N|auto", help="trainings at a time, each in a process; by default one a core on a CPU, one on a GPU; auto tries out what is best"),
 ]
 Model = Annotated[str | None, typer.Option("--model", help="another network, by timm's name; makes cells of their own")]
 
@@ -193,7 +198,8 @@ def run(
     epochs: Epochs = None,
     model: Model = None,
     device: Device = "auto",
-    jobs: Annotated[int | None, typer.Option(min=1, help="trainings at a time, each in a process; by default one a core on a CPU, one on a GPU")] = None,
+    jobs: Jobs = "",
+    compile: Annotated[str, typer.Option(help=f"let torch.compile work on plain training: {', '.join(COMPILE)}")] = "",
     data: Data = None,
     download: Download = False,
     to: Out = Path("runs"),
@@ -214,11 +220,30 @@ def run(
         grid = _own_grid(dataset, attacks, defenses, protocol)
     others, shares = _numbers(seeds, int, "--seeds"), _numbers(rates, float, "--rates")
     grid = grid.changed(scale=scale, epochs=epochs, model=model, target=target, seeds=others, rates=shares)
-    options = runner.Options(out=to, data=data, download=download, device=device, models=save_models, plugins=tuple(plugin))
+    options = runner.Options(out=to, data=data, download=download, device=device, models=save_models, compile=compile, plugins=tuple(plugin))
+    if compile and compile not in COMPILE:
+        raise InputError(f"--compile must be one of {', '.join(COMPILE)}, not {compile!r}")
     _run(grid, only, options, jobs, dry_run)
 
 
-def _run(grid: Suite, only: str, options: runner.Options, jobs: int | None, dry_run: bool = False) -> None:
+def _jobs(text: str, todo: list[suite.Cell], options: runner.Options) -> int | None:
+    """What ``--jobs`` asks for; ``auto`` is tried out with the first cell's network and image size.
+
+    Raises:
+        InputError: neither a number above 0 nor "auto".
+    """
+    if text != "auto":
+        if text and not (text.isdecimal() and int(text)):
+            raise InputError(f"--jobs must be a number of at least 1, or auto, not {text!r}")
+        return int(text) if text else None
+    found = runner.parts(todo[0], options)
+    count, speeds = beside.best(found.rules, tuple(found.train.x.shape[1:]), len(found.train.classes), options.device, len(runner.groups(todo)))
+    tried = ", ".join(f"{jobs}: {speed:,.0f}" for jobs, speed in speeds.items())
+    err.print(f"--jobs auto: {count} at a time (images/s of {found.rules.model} together by trainings at a time: {tried})", highlight=False, soft_wrap=True)
+    return count
+
+
+def _run(grid: Suite, only: str, options: runner.Options, jobs: str = "", dry_run: bool = False) -> None:
     """What ``run`` and ``defend`` have in common."""
     to, cells = options.out, grid.cells(only)
     todo = runner.missing(grid, cells, options)
@@ -227,7 +252,7 @@ def _run(grid: Suite, only: str, options: runner.Options, jobs: int | None, dry_
         for cell in todo:
             print(to / grid.name / cell.path())
         return
-    outcomes = runner.run(grid, cells, options, jobs=jobs, console=err) if todo else []
+    outcomes = runner.run(grid, cells, options, jobs=_jobs(jobs, todo, options), console=err) if todo else []
     folder = to / grid.name
     found = _records(grid, folder)
     if found:
@@ -406,7 +431,7 @@ def defend(
     epochs: Epochs = None,
     seeds: Annotated[str, typer.Option(help="seeds, e.g. 0,1,2")] = "0",
     device: Device = "auto",
-    jobs: Annotated[int | None, typer.Option(min=1, help="trainings at a time")] = None,
+    jobs: Jobs = "",
     data: Data = None,
     download: Download = False,
     to: Out = Path("runs"),

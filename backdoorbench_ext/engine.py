@@ -142,11 +142,12 @@ class Engine:
         state: folder for the state of the training; with it a killed run goes on where it was, to the same result.
         progress: called after every epoch.
         victim: file of the network that ``victim`` returns, shared by all that ask for the same.
+        compile: mode of ``torch.compile`` for plain training, "" for none; losses of a method's own are never compiled.
     """
 
     def __init__(
         self, rules: Rules, train: Images, reserve: Images | None = None, *, seed: int = 0, device: torch.device | str = "cpu",
-        state: Path | None = None, progress: Progress | None = None, victim: Path | None = None,
+        state: Path | None = None, progress: Progress | None = None, victim: Path | None = None, compile: str = "",
     ) -> None:  # fmt: skip
         self.rules, self.classes, self.seed = rules, train.classes, seed
         self.device, self.bf16 = torch.device(device), has_bf16(torch.device(device))
@@ -154,7 +155,7 @@ class Engine:
         self.probes: dict[str, nn.Module | Callable[[Tensor], nn.Module]] = {}
         self.rng = torch.Generator().manual_seed(seed)
         self._reserve, self._state, self._progress, self._stage = reserve, state, progress, 0
-        self._train, self._victim = train, victim
+        self._train, self._victim, self.compile = train, victim, compile
         self._moments: tuple[Tensor, Tensor] | None = None
         if rules.normalise is True:
             x = train.x.float().div(255)
@@ -180,7 +181,7 @@ class Engine:
 
         def train() -> dict[str, Tensor]:
             state = self._victim.with_suffix(".state") if self._victim else self._state and self._state / "victim"
-            own = Engine(self.rules, self._train, seed=self.seed, device=self.device, state=state, progress=self._progress)
+            own = Engine(self.rules, self._train, seed=self.seed, device=self.device, state=state, progress=self._progress, compile=self.compile)
             trained, log = own.fit(own.new_model(), self._train).state_dict(), own.log_book
             told = {"curve": log.curves["train loss"], "seconds": log.seconds["train"], "images": log.images}
             return trained | {f"log.{name}": torch.tensor(value, dtype=torch.float64) for name, value in told.items()}
@@ -282,6 +283,7 @@ class Engine:
         self._stage += 1
         done = self._restore(file, parts)
         net.train()
+        forward: Any = torch.compile(net, mode=self.compile) if self.compile and loss is cross_entropy else net
         while done < total:
             start, sum_of_losses, before = time.perf_counter(), torch.zeros((), device=self.device), done
             for x, y in self.batches(images, recipe.batch_size):
@@ -289,7 +291,7 @@ class Engine:
                     group["lr"] = recipe.lr_at(done / total)
                 optimizer.zero_grad(set_to_none=True)
                 with self.autocast():
-                    value = loss(net, x, y)
+                    value = loss(forward, x, y)
                 value.backward()
                 optimizer.step()
                 sum_of_losses += value.detach()

@@ -35,7 +35,7 @@ _epochs: Any = None  # in a worker: the queue that tells the parent of finished 
 
 @dataclass(frozen=True)
 class Options:
-    """Where and how to run; nothing here changes a result.
+    """Where and how to run; nothing here changes what is computed (another device, or ``compile``, rounds differently).
 
     Args:
         out: folder that holds one folder a suite.
@@ -43,6 +43,7 @@ class Options:
         download: let torchvision fetch what is missing.
         device: "auto", "cpu", "cuda:0", ...
         models: keep the network of every cell beside its record, as ``.safetensors``.
+        compile: mode of ``torch.compile`` for plain training, "" for none.
         plugins: files registered with ``--plugin``, for worker processes.
     """
 
@@ -51,6 +52,7 @@ class Options:
     download: bool = False
     device: str = "auto"
     models: bool = False
+    compile: str = ""
     plugins: tuple[Path, ...] = ()
 
 
@@ -216,7 +218,7 @@ def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: 
         torch.cuda.reset_peak_memory_stats(device)
     train = poisoned.observed()
     seed, victim = seed_of(cell.seed, "training"), victim_file(cell, options)
-    engine = Engine(found.rules, train, reserve, seed=seed, device=device, state=state, progress=progress, victim=victim)
+    engine = Engine(found.rules, train, reserve, seed=seed, device=device, state=state, progress=progress, victim=victim, compile=options.compile)
     poisoning = time.perf_counter() - begun
     trained = defense.fit(train, engine)
     begun = time.perf_counter()
@@ -241,7 +243,8 @@ def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: 
             "images_per_second": book.images / sum(book.seconds.values()) if sum(book.seconds.values()) else None,
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         },
-        "surroundings": records.surroundings(device) | {"bf16": engine.bf16, "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+        "surroundings": records.surroundings(device)
+        | {"bf16": engine.bf16, "compile": engine.compile, "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
     }
     return record, net
 

@@ -11,8 +11,6 @@ from conftest import RULES, here
 
 from backdoorbench_ext import datasets, export, plots, runner
 from backdoorbench_ext.api import InputError
-from backdoorbench_ext.benchmarks.speed import cell as speed_cell
-from backdoorbench_ext.benchmarks.speed import pipeline, poisoning, timing, training, triggers
 from backdoorbench_ext.suite import Suite
 
 
@@ -96,21 +94,3 @@ def test_commands(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1 and not (tmp_path / "other").exists()
     assert here("plot", "galery", "demo") == 2 and "Did you mean 'gallery'" in capsys.readouterr().err
-
-
-def test_trigger_benchmark():
-    table = triggers.measure(torch.randint(256, (60, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)), rounds=1)
-    assert set(table) == {"copy", *triggers.NAMES}
-    assert all(row["difference"] <= 1 for name, row in table.items() if name not in ("copy", "ftrojan", "ctrl")), "both ways draw the same trigger"
-
-
-def test_speed_benchmarks_run(options, images):
-    """A round of each on a few images: every way is timed."""
-    assert set(poisoning.measure(images, images, 1)) == {"PIL and PNG files, one by one", "ours"}
-    assert all(speed.median > 0 for speed in pipeline.measure(images, 1, usual=32, batch=16).values())
-    speeds, flops = training.measure("bbx_test", images, 1, batch=16)
-    assert len(speeds) == 3 and flops > 0
-    parts = speed_cell.measure(Suite("cell", RULES, ("digits[train=100,test=20]",), ("badnets",), ("none",)), options)
-    assert list(parts) == ["poisoning", "training", "evaluation", "rest"] and all(seconds > 0 for seconds in parts.values())
-    found = timing.roofline(torch.device("cpu"), size=32, seconds=0.01)
-    assert len(found) == 3 and all(value > 0 for value in found.values())

@@ -14,7 +14,7 @@ from torchvision import transforms
 
 from backdoorbench_ext.api import Images
 from backdoorbench_ext.engine import Engine
-from backdoorbench_ext.protocols import CBD
+from backdoorbench_ext.protocols import CBD, Protocol
 
 from .timing import Speed, alternate, arguments, data, keep, show
 
@@ -22,11 +22,14 @@ from .timing import Speed, alternate, arguments, data, keep, show
 class Pictures(Dataset[Any]):
     """Images as toolboxes hold them: PIL in, a tensor out."""
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: Images, rules: Protocol) -> None:
         self.pictures, self.labels = images.x.permute(0, 2, 3, 1).cpu().numpy(), images.y.tolist()
         h, w = images.x.shape[2:]
-        hole = transforms.RandomErasing(p=1, scale=(4 / (h * w), 4 / (h * w)), ratio=(1, 1), value=0)
-        self.change = transforms.Compose([transforms.RandomCrop((h, w), padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor(), hole])
+        share = rules.cutout**2 / (h * w)
+        crop, flip = transforms.RandomCrop((h, w), padding=rules.crop), transforms.RandomHorizontalFlip()
+        hole = transforms.RandomErasing(p=1, scale=(share, share), ratio=(1, 1), value=0)
+        chosen = [crop] * bool(rules.crop) + [flip] * rules.flip + [transforms.ToTensor()] + [hole] * bool(rules.cutout)
+        self.change = transforms.Compose(chosen)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,8 +38,8 @@ class Pictures(Dataset[Any]):
         return self.change(Image.fromarray(self.pictures[index])), self.labels[index]
 
 
-def loader(images: Images, batch: int) -> DataLoader[Any]:
-    return DataLoader(Pictures(images), batch, shuffle=True, drop_last=True)
+def loader(images: Images, batch: int, rules: Protocol = CBD) -> DataLoader[Any]:
+    return DataLoader(Pictures(images, rules), batch, shuffle=True, drop_last=True)
 
 
 def measure(images: Images, rounds: int, usual: int = 5_000, batch: int = 64) -> dict[str, Speed]:
@@ -55,10 +58,10 @@ def measure(images: Images, rounds: int, usual: int = 5_000, batch: int = 64) ->
 
 
 def main() -> None:
-    given = arguments(__doc__, rounds=5)
+    given = arguments(__doc__, rounds=5, threads=1)
     speeds = measure(data(given.dataset, given.data, 50_000, given.device), given.rounds)
     show(f"augmented batches, {torch.get_num_threads()} thread", "images/s", speeds, "PIL, torchvision, DataLoader")
-    keep("pipeline", given.json, given.device, speeds, dataset=given.dataset)
+    keep("pipeline", given, speeds)
 
 
 if __name__ == "__main__":

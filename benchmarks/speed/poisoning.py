@@ -40,10 +40,10 @@ def measure(train: Images, test: Images, rounds: int) -> dict[str, Speed]:
 
 
 def main() -> None:
-    given = arguments(__doc__, rounds=3)
+    given = arguments(__doc__, rounds=5, threads=1)
     speeds = measure(data(given.dataset, given.data, 50_000, given.device), data(given.dataset, given.data, 10_000, given.device), given.rounds)
     show("poisoning, BadNets, 5,000 training and 9,000 test images", "images/s", speeds, "PIL and PNG files, one by one")
-    keep("poisoning", given.json, given.device, speeds, dataset=given.dataset)
+    keep("poisoning", given, speeds)
 
 
 if __name__ == "__main__":

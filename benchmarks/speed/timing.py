@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from backdoorbench_ext import datasets, records
 from backdoorbench_ext.api import Images
-from backdoorbench_ext.engine import pick_device
+from backdoorbench_ext.engine import keep_memory, pick_device
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,22 @@ class Speed:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, rates: list[float]) -> Speed:
+        return cls(median(rates), min(rates), max(rates))
+
 
 def alternate(ways: Mapping[str, tuple[Callable[[], object], int]], rounds: int, device: torch.device) -> dict[str, Speed]:
     """Each way once a round, one after the other, so that a busy machine hits all alike; a way is its work and the units that it does."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, (work, units) in ways.items():
             start = time.perf_counter()
             work()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            seconds[name].append((time.perf_counter() - start) / units)
-    return {name: Speed(1 / median(own), 1 / max(own), 1 / min(own)) for name, own in seconds.items()}
+            rates[name].append(units / (time.perf_counter() - start))
+    return {name: Speed.of(own) for name, own in rates.items()}
 
 
 def data(dataset: str, root: Path | None, n: int, device: torch.device) -> Images:
@@ -78,24 +83,31 @@ def show(title: str, unit: str, speeds: Mapping[str, Speed], base: str) -> None:
         print(f"  {name:44} {speed.median:12,.1f} {unit}   ({speed.low:,.1f} to {speed.high:,.1f}){ratio}")
 
 
-def keep(name: str, folder: Path | None, device: torch.device, speeds: Mapping[str, Speed], **more: Any) -> None:
-    """Write ``folder/name.json``."""
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        facts = {"per second": {key: vars(speed) for key, speed in speeds.items()}, "surroundings": records.surroundings(device)}
-        (folder / f"{name}.json").write_text(json.dumps(more | facts, indent=1) + "\n")
+def keep(name: str, given: argparse.Namespace, speeds: Mapping[str, Speed], **more: Any) -> None:
+    """Write ``given.json/name.json``."""
+    if given.json:
+        given.json.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "dataset": given.dataset,
+            "per second": {key: vars(speed) for key, speed in speeds.items()},
+            "surroundings": records.surroundings(given.device),
+        }
+        (given.json / f"{name}.json").write_text(json.dumps(more | facts, indent=1) + "\n")
 
 
-def arguments(doc: str | None, rounds: int) -> argparse.Namespace:
-    """The flags that all have; threads are set."""
+def arguments(doc: str | None, rounds: int, threads: int = os.cpu_count() or 1, **own: Any) -> argparse.Namespace:
+    """The flags that all have, and a benchmark's ``own`` with their defaults; threads are set, memory is kept."""
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=threads)
     parser.add_argument("--json", type=Path, help="folder for the figures")
+    for name, default in own.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    keep_memory()
     given.device = pick_device(given.device)
     return given

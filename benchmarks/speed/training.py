@@ -1,23 +1,22 @@
-"""Training: ``python -m benchmarks.speed.training [--models wrn16_1,resnet18_cifar] [--device cuda:0]``.
+"""Training: ``python -m benchmarks.speed.training [--models wrn16_1,resnet18_cifar] [--compile default] [--device cuda:0]``.
 
-Images a second, beside a plain PyTorch loop and the roofline.
+Images a second, beside a plain PyTorch loop and the roofline, and where the time of a step goes, by PyTorch's profiler.
 
 The plain loop, written for this comparison: DataLoader and torchvision transforms on PIL images, float32, NCHW, SGD, ``loss.item()`` every step.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from backdoorbench_ext.api import Images
-from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.engine import Engine, has_bf16
 from backdoorbench_ext.models import Net
 from backdoorbench_ext.protocols import CBD
 
@@ -38,10 +37,10 @@ def plain_loop(net: torch.nn.Module, images: Images, batch: int) -> None:
         total += loss.item()
 
 
-def measure(model: str, images: Images, rounds: int, batch: int = 64) -> tuple[dict[str, Speed], float]:
+def measure(model: str, images: Images, rounds: int, batch: int = 64, compile: str = "") -> tuple[dict[str, Speed], float]:
     """Images a second by way; and GFLOP an image, forward and backward, as PyTorch counts them."""
     rules, n, device = replace(CBD, model=model, recipe=replace(CBD.recipe, batch_size=batch)), len(images) // batch * batch, images.x.device
-    engine = Engine(rules, images, device=device)
+    engine, compiled = (Engine(rules, images, device=device, compile=mode) for mode in ("", compile))
     net, plain = engine.new_model(), Net(model, len(images.classes)).to(device)
     with FlopCounterMode(display=False) as counter:
         plain(torch.rand(1, *images.x.shape[1:], device=device).repeat(2, 1, 1, 1)).sum().backward()
@@ -62,28 +61,47 @@ def measure(model: str, images: Images, rounds: int, batch: int = 64) -> tuple[d
         "ours": (lambda: engine.fit(net, still, epochs=1), n),
         "ours, one batch again and again": (without_data, n),
     }
+    if compile:
+        other = compiled.new_model()
+        ways["ours, compiled"] = (lambda: compiled.fit(other, still, epochs=1), n)
     for work, _ in ways.values():  # warm up: kernels are chosen, memory is taken
         work()
     return alternate(ways, rounds, device), counter.get_total_flops() / 2e9
 
 
+def profiled(model: str, images: Images, batch: int = 64, most: int = 9) -> dict[str, float]:
+    """Shares of the time of 10 training steps, by operator, the largest ones; and all others."""
+    rules = replace(CBD, model=model, recipe=replace(CBD.recipe, batch_size=batch))
+    engine = Engine(rules, images, device=images.x.device)
+    net = engine.new_model()
+    engine.fit(net, images, steps=3)
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if images.x.is_cuda else [])]) as watched:
+        engine.fit(net, images, steps=10)
+    column = "self_device_time_total" if images.x.is_cuda else "self_cpu_time_total"
+    times = {event.key: float(getattr(event, column)) for event in watched.key_averages()}
+    first = sorted(times, key=lambda name: -times[name])[:most]
+    whole = sum(times.values())
+    return {name: times[name] / whole for name in first} | {"all others": 1 - sum(times[name] for name in first) / whole}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--models", default="wrn16_1")
-    parser.add_argument("--images", type=int, default=1920)
-    own, rest = parser.parse_known_args()
-    sys.argv[1:] = rest
-    given = arguments(__doc__, rounds=3)
+    given = arguments(__doc__, rounds=3, models="wrn16_1", images=1920, compile="")
     best, kept = roofline(given.device), {}
     speeds: dict[str, Speed] = {}
-    print("roofline: " + ", ".join(f"{value:.2f} {name}" for name, value in best.items()))
-    for model in own.models.split(","):
-        speeds, flops = measure(model, data(given.dataset, given.data, own.images, given.device), given.rounds)
-        show(f"training {model}, batch 64, {torch.get_num_threads()} thread, {flops:.3f} GFLOP an image", "images/s", speeds, "plain loop: PIL, float32, NCHW")
-        share = speeds["ours"].median * flops / 1e3 / best["bf16 TFLOP/s"]
-        print(f"  {100 * share:.1f} % of the measured bf16 matrix product")
-        kept[model] = {"GFLOP an image": flops, "share of bf16 roofline": share, **{f"{k}, images/s": vars(v) for k, v in speeds.items()}}
-    keep("training", given.json, given.device, speeds, dataset=given.dataset, roofline=best, models=kept)
+    print("\nroofline: " + ", ".join(f"{value:.2f} {name}" for name, value in best.items()))
+    for model in given.models.split(","):
+        images = data(given.dataset, given.data, given.images, given.device)
+        speeds, flops = measure(model, images, given.rounds, compile=given.compile)
+        title = f"training {model}, batch 64, {torch.get_num_threads()} threads, {flops:.3f} GFLOP an image"
+        show(title, "images/s", speeds, "plain loop: PIL, float32, NCHW")
+        precision = "bf16" if has_bf16(given.device) else "float32"
+        share = speeds["ours"].median * flops / 1e3 / best[f"{precision} TFLOP/s"]
+        print(f"  {100 * share:.1f} % of the measured {precision} matrix product")
+        where = profiled(model, images)
+        print("  where it goes: " + ", ".join(f"{name} {100 * part:.0f} %" for name, part in where.items()))
+        facts = {"GFLOP an image": flops, "precision": precision, "share of roofline": share, "profile": where}
+        kept[model] = facts | {"images/s": {key: vars(speed) for key, speed in speeds.items()}}
+    keep("training", given, speeds, roofline=best, models=kept)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Images a second of each trigger: ``python -m benchmarks.speed.triggers [--dataset NAME] [--data DIR] [--images N] [--rounds N] [--json FILE]``.
+"""Images a second of each trigger: ``python -m benchmarks.speed.triggers [--dataset NAME] [--data DIR] [--images N] [--rounds N] [--json DIR]``.
 
 Ours, uint8 in and out on one thread, next to the usual way, written for this comparison: a PIL image, NumPy, OpenCV or SciPy, a PIL image, one at a
 time; and to a copy of the pixels. Rounds alternate between all of them; medians. Both ways are compared with each other before they are timed.
@@ -6,11 +6,8 @@ time; and to a copy of the pixels. Rounds alternate between all of them; medians
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import cv2
@@ -19,8 +16,9 @@ import scipy.fft
 import torch
 from PIL import Image
 
-from backdoorbench_ext import datasets, records, registry
-from backdoorbench_ext.engine import pick_device
+from backdoorbench_ext import registry
+
+from .timing import arguments, data, keep
 
 Pixels = np.ndarray  # uint8 (h, w, 3)
 
@@ -115,17 +113,9 @@ def measure(x: torch.Tensor, rounds: int, names: tuple[str, ...] = NAMES) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", default="digits")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--images", type=int, default=10000)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = arguments(__doc__, rounds=3, threads=1, images=10000)
     cv2.setNumThreads(1)
-    x = datasets.load(given.dataset, given.data)[0].x
-    x = x.repeat(-(-given.images // len(x)), 1, 1, 1)[: given.images]
+    x = data(given.dataset, given.data, given.images, torch.device("cpu")).x.contiguous()
     table = measure(x, given.rounds)
     copy = table["copy"]["ours"]
     bandwidth = 2 * copy * x[0].numel() / 1e9
@@ -135,10 +125,7 @@ def main() -> None:
         ratio, share = row["ours"] / row["usual"], row["ours"] / copy
         against = f"usual {row['usual']:9,.0f}   x{ratio:6.1f}   {100 * share:5.1f} % of the copy   differ by {row['difference']:.0f}"
         print(f"{name:10} {row['ours']:12,.0f} images/s   {against}")
-    if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"dataset": given.dataset, "images": len(x), "rounds": given.rounds, "surroundings": records.surroundings(pick_device("cpu"))}
-        given.json.write_text(json.dumps(facts | {"images_per_second": table}, indent=1) + "\n")
+    keep("triggers", given, {}, images=len(x), rounds=given.rounds, images_per_second=table)
 
 
 if __name__ == "__main__":
