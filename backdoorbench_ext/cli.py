@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from . import __version__, beside, cost, datasets, export, models, plots, records, registry, runner, suite, tables, tune
+from . import __version__, beside, cost, datasets, export, models, plots, records, registry, report, runner, suite, tables, tune
 from .api import InputError
 from .engine import pick_device
 from .protocols import PROTOCOLS
@@ -337,6 +337,13 @@ def table(
         raise InputError(f"--against must be reported, not {against!r}")
     grid, folder = _grid(name, to, scale)
     print(tables.render(_records(grid, folder), grid, form, against=bool(against)), end="")
+
+
+@app.command("report")
+def report_(name: Name, scale: Scale = None, to: Out = Path("runs"), plugin: Plugins = []) -> None:  # noqa: B006
+    """Write a suite's records as one HTML page: leaderboard, table, plots, triggers and every cell."""
+    grid, folder = _grid(name, to, scale)
+    print(report.write(_records(grid, folder), grid, folder))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -257,7 +258,17 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("pdf", "png")) ->
     """Write a figure as ``stem.pdf`` and ``stem.png`` (or other ``formats``) and close it."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
-    for file in files:
-        figure.savefig(file, dpi=200, metadata={"Date": None} if file.suffix == ".svg" else {"CreationDate": None} if file.suffix == ".pdf" else None)
+    with plt.rc_context(STYLE):  # the kind of font is read when a file is written
+        for file in files:
+            figure.savefig(file, dpi=200, metadata={"Date": None} if file.suffix == ".svg" else {"CreationDate": None} if file.suffix == ".pdf" else None)
     plt.close(figure)
     return files
+
+
+def svg(figure: Figure) -> bytes:
+    """A figure as SVG, its letters as paths, which looks alike everywhere; the figure is closed."""
+    buffer = io.BytesIO()
+    with plt.rc_context({"svg.hashsalt": "bbx"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return buffer.getvalue()

@@ -114,6 +114,11 @@ def test_plot_shows_every_number():
     assert sorted(heights[0]) == sorted([90.0, 88.0, 89.0, 100.0, 1.0, 1.0, 0.0, 89.0, 90.0]) and len(heights[1]) == 6
 
 
+def test_pictures_embed_truetype_fonts(tmp_path):
+    pdf, png = plots.save(plots.bars(RECORDS, SUITE), tmp_path / "plot")
+    assert b"/Type3" not in pdf.read_bytes() and b"/CIDFontType2" in pdf.read_bytes() and png.stat().st_size
+
+
 def test_every_drawing_shows_its_numbers(monkeypatch):
     """A field of the heat map a number, a point of the scatter plot a cell, a point of a line a rate."""
     texts = {text.get_text() for ax in plots.heatmap(RECORDS, SUITE).axes for text in ax.texts}
