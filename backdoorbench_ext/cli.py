@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
+from torch import Tensor
 
 from . import __version__, beside, cost, datasets, export, models, plots, records, registry, report, runner, suite, tables, tune
 from .api import InputError
-from .engine import pick_device
+from .engine import Engine, pick_device
 from .protocols import PROTOCOLS
 from .suite import Suite
 from .toolbox import attacks as toolbox
@@ -30,6 +31,7 @@ from .toolbox import commands
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 out, err = Console(), Console(stderr=True)
 
+WITH_DATA = ("gallery", "tsne")
 COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 KINDS = ("attacks", "defenses", "benchmarks", "models", "datasets", "protocols")
 NAME = "a benchmark's name, a .py file that defines SUITE, or a folder of results"
@@ -348,7 +350,9 @@ def report_(name: Name, scale: Scale = None, to: Out = Path("runs"), plugin: Plu
 
 @app.command()
 def plot(
-    kind: Annotated[str, typer.Argument(metavar="[KIND] NAME", help=f"what to draw: {', '.join(plots.DRAWINGS)}, gallery; bars if not said; then {NAME}")],
+    kind: Annotated[
+        str, typer.Argument(metavar="[KIND] NAME", help=f"what to draw: {', '.join(plots.DRAWINGS)}, {', '.join(WITH_DATA)}; bars if not said; then {NAME}")
+    ],
     name: Annotated[str, typer.Argument(hidden=True)] = "",
     form: Annotated[str, typer.Option("--format", help="pdf, png or svg, several with commas")] = "pdf,png",
     scale: Scale = None,
@@ -358,10 +362,10 @@ def plot(
     only: Only = "",
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
-    """Draw a suite from the records that there are; the gallery of its triggers needs the data."""
+    """Draw a suite from the records that there are; the gallery of its triggers needs the data, tsne the networks that --save-models kept, too."""
     kind, name = (kind, name) if name else ("bars", kind)
-    if kind not in (*plots.DRAWINGS, "gallery"):
-        raise registry.nearest(kind, (*plots.DRAWINGS, "gallery"), "drawings")
+    if kind not in (*plots.DRAWINGS, *WITH_DATA):
+        raise registry.nearest(kind, (*plots.DRAWINGS, *WITH_DATA), "drawings")
     grid, folder = _grid(name, to, scale)
     formats = form.split(",")
     for one in formats:
@@ -369,6 +373,8 @@ def plot(
             raise InputError(f"format must be pdf, png or svg, not {one!r}")
     if kind in plots.DRAWINGS:
         drawn, stem = plots.DRAWINGS[kind](_records(grid, folder), grid), "plot" if kind == "bars" else kind
+    elif kind == "tsne":
+        drawn, stem = plots.tsne(_embeddings(grid, only, folder, runner.Options(out=folder.parent, data=data, device=device, plugins=tuple(plugin)))), kind
     else:
         cells = {(cell.dataset, cell.attack): cell for cell in reversed(grid.cells(only)) if cell.attack != "none"}
         options = runner.Options(out=folder.parent, data=data, device=device, plugins=tuple(plugin))
@@ -377,6 +383,28 @@ def plot(
         drawn, stem = plots.gallery(shown), "gallery"
     for file in plots.save(drawn, folder / stem, formats):
         print(file)
+
+
+def _embeddings(grid: Suite, only: str, folder: Path, options: runner.Options) -> list[tuple[str, Tensor, Tensor, Tensor]]:
+    """For each kept network: title, embeddings of clean test images, their classes, embeddings of triggered ones.
+
+    Raises:
+        InputError: no network was kept, or only such as have no embedding of their own.
+    """
+    panels = []
+    for cell in grid.cells(only):
+        file = (folder / cell.path()).with_suffix(".safetensors")
+        found = models.unpack(file.read_bytes()) if file.exists() else None
+        if found:
+            before, after = runner.specimen(cell, options)
+            engine = Engine(cell.protocol.on(cell.dataset), before, device=pick_device(options.device))
+            net = engine.move(found[0])
+            clean, triggered = (engine.predict(net, images, net.features).cpu() for images in (before, after))
+            moved = after.y != grid.protocol.target
+            panels.append((f"{tables.title(cell.defense)}\n{cell.attack}, {cell.dataset}", clean, before.y, triggered[moved]))
+    if not panels:
+        raise InputError(f"{folder} holds no network with an embedding: bbx run {grid.name} --save-models keeps them")
+    return panels
 
 
 @contextmanager

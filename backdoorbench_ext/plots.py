@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from sklearn.manifold import TSNE
 from torch import Tensor
 
 from .api import Images, InputError
@@ -194,7 +195,27 @@ def losses(records: Sequence[Record], suite: Suite) -> Figure:
     return figure
 
 
-DRAWINGS = {"bars": bars, "heatmap": heatmap, "scatter": scatter, "rates": rates, "losses": losses}
+def times(records: Sequence[Record], suite: Suite) -> Figure:
+    """Seconds of training by defense, a panel a data set: the mean over attacks and seeds, a dot a run. A repair counts its victim's, too."""
+    _, names = _means(records, suite)
+    data = frame(records)
+    sets = [d for d in suite.datasets if (data["dataset"] == d).any()]
+    with plt.rc_context(STYLE):
+        size = (3.2 * len(sets) + 0.8, 0.6 + 0.22 * len(names))
+        figure, axes = plt.subplots(1, len(sets), figsize=size, sharey=True, squeeze=False, layout="constrained")
+        for ax, dataset in zip(axes.flat, sets, strict=True):
+            for y, defense in enumerate(names):
+                own = data[(data["dataset"] == dataset) & (data["defense"] == defense)]["training_seconds"]
+                ax.barh(y, own.mean(), 0.7, color=COLOURS["ca"])
+                ax.plot(own, [y] * len(own), ".", color="black", ms=3, alpha=0.6)
+            ax.set_yticks(range(len(names)), list(names.values()))
+            ax.set_title(dataset, fontsize=8)
+            ax.set_xlabel("seconds of training")
+        axes[0, 0].invert_yaxis()
+    return figure
+
+
+DRAWINGS = {"bars": bars, "heatmap": heatmap, "scatter": scatter, "rates": rates, "losses": losses, "times": times}
 """What is drawn from records alone, by name."""
 
 
@@ -246,6 +267,30 @@ def gallery(attacks: Sequence[tuple[str, Images, Images]], across: int = 7) -> F
             axes[top, column].set_title(_lines(name), fontsize=7)
             for i, label in enumerate(rows if column == 0 else ()):
                 axes[top + i, 0].text(-0.12, 0.5, label, transform=axes[top + i, 0].transAxes, ha="right", va="center", fontsize=7)
+    return figure
+
+
+def tsne(panels: Sequence[tuple[str, Tensor, Tensor, Tensor]]) -> Figure:
+    """Where networks put images, by t-SNE (van der Maaten and Hinton 2008, https://www.jmlr.org/papers/v9/vandermaaten08a.html).
+
+    Args:
+        panels: title, embeddings of clean images (n, d), their classes (n,), embeddings of triggered images (m, d). Clean images have the colour
+            of their class, triggered ones are black crosses: in a cluster of their own where the network knows the trigger.
+    """
+    across = min(4, len(panels))
+    with plt.rc_context(STYLE):
+        size = (2.2 * across, 2.3 * -(-len(panels) // across) + 0.2)
+        figure, axes = plt.subplots(-(-len(panels) // across), across, figsize=size, squeeze=False, layout="constrained")
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for ax, (name, clean, classes, triggered) in zip(axes.flat, panels, strict=False):
+            both = torch.cat((clean, triggered)).numpy()
+            places = TSNE(init="pca", perplexity=min(30, (len(both) - 1) / 3), random_state=0).fit_transform(both)
+            here, there = places[: len(clean)], places[len(clean) :]
+            ax.scatter(here[:, 0], here[:, 1], s=3, c=classes.numpy(), cmap="tab20" if int(classes.max()) > 9 else "tab10", linewidths=0)
+            ax.scatter(there[:, 0], there[:, 1], s=6, c="black", marker="x", linewidths=0.4)
+            ax.set_title(name, fontsize=7)
+        figure.supxlabel("colours: classes of clean test images; black crosses: triggered images", fontsize=7)
     return figure
 
 

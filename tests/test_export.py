@@ -94,3 +94,26 @@ def test_commands(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1 and not (tmp_path / "other").exists()
     assert here("plot", "galery", "demo") == 2 and "Did you mean 'gallery'" in capsys.readouterr().err
+
+
+def test_tsne_of_kept_networks(tmp_path, monkeypatch, capsys):
+    words = ["--dataset", "digits[train=200,test=60]", "--attacks", "badnets", "--defenses", "none,mcci[images=4]", "--model", "bbx_test", "--epochs", "1"]
+    assert here("run", *words, "--out", tmp_path, "--jobs", "1", "--save-models") == 0
+    (folder,) = tmp_path.glob("own*")
+    shown = []
+    monkeypatch.setattr(plots, "tsne", lambda panels: shown.extend(panels) or plots.plt.figure())
+    assert here("plot", "tsne", folder, "--format", "png") == 0 and (folder / "tsne.png").exists()
+    ((title, clean, classes, triggered),) = shown  # MCCI's pair has no embedding
+    assert title.startswith("No Defense\nbadnets") and clean.shape == (60, 16) and len(triggered) == int((classes != 0).sum())
+    for file in folder.rglob("*.safetensors"):
+        file.unlink()
+    assert here("plot", "tsne", folder) == 2 and "--save-models keeps them" in capsys.readouterr().err
+
+
+def test_tsne_draws_classes_and_crosses():
+    rng = torch.Generator().manual_seed(0)
+    classes = torch.arange(30) % 3
+    figure = plots.tsne([("one", torch.randn(30, 4, generator=rng) + 9 * classes[:, None], classes, torch.randn(10, 4, generator=rng))] * 5)
+    used = [ax for ax in figure.axes if ax.collections]
+    assert len(used) == 5 and [len(found.get_offsets()) for found in used[0].collections] == [30, 10]
+    plots.plt.close(figure)
