@@ -58,13 +58,13 @@ def speed(jobs: int, rules: Protocol, shape: tuple[int, ...], classes: int, devi
         return sum(future.result() for future in each)
 
 
-def best(rules: Protocol, shape: tuple[int, ...], classes: int, device: str = "auto", most: int | None = None) -> tuple[int, dict[int, float]]:
-    """How many trainings at a time do the most work, and images a second by their number: 1, 2, 4, ..., one a core at most.
+def best(rules: Protocol, shape: tuple[int, ...], classes: int, device: str = "auto", most: int = 64) -> tuple[int, dict[int, float]]:
+    """How many trainings at a time do the most work, and images a second by their number: 1, 2, 4, ..., ``most`` at most.
 
     It ends where twice as many do not do a tenth more, or do not fit into memory.
     """
     found: dict[int, float] = {}
-    jobs, most = 1, most or os.cpu_count() or 1
+    jobs = 1
     while jobs <= most:
         try:
             found[jobs] = speed(jobs, rules, shape, classes, device)

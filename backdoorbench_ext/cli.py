@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -238,8 +239,10 @@ def _jobs(text: str, todo: list[suite.Cell], options: runner.Options) -> int | N
         if text and not (text.isdecimal() and int(text)):
             raise InputError(f"--jobs must be a number of at least 1, or auto, not {text!r}")
         return int(text) if text else None
+    if (most := len(runner.groups(todo))) == 1:
+        return 1
     found = runner.parts(todo[0], options)
-    count, speeds = beside.best(found.rules, tuple(found.train.x.shape[1:]), len(found.train.classes), options.device, len(runner.groups(todo)))
+    count, speeds = beside.best(found.rules, tuple(found.train.x.shape[1:]), len(found.train.classes), options.device, min(most, os.cpu_count() or 1))
     tried = ", ".join(f"{jobs}: {speed:,.0f}" for jobs, speed in speeds.items())
     err.print(f"--jobs auto: {count} at a time (images/s of {found.rules.model} together by trainings at a time: {tried})", highlight=False, soft_wrap=True)
     return count
