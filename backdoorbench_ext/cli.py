@@ -207,6 +207,9 @@ def run(
     download: Download = False,
     to: Out = Path("runs"),
     save_models: Annotated[bool, typer.Option("--save-models", help="keep every network beside its record, as .safetensors")] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="log the loss of clean and of poisoned training images after every epoch, for bbx plot losses")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
@@ -223,7 +226,7 @@ def run(
         grid = _own_grid(dataset, attacks, defenses, protocol)
     others, shares = _numbers(seeds, int, "--seeds"), _numbers(rates, float, "--rates")
     grid = grid.changed(scale=scale, epochs=epochs, model=model, target=target, seeds=others, rates=shares)
-    options = runner.Options(out=to, data=data, download=download, device=device, models=save_models, compile=compile, plugins=tuple(plugin))
+    options = runner.Options(out=to, data=data, download=download, device=device, models=save_models, compile=compile, audit=audit, plugins=tuple(plugin))
     if compile and compile not in COMPILE:
         raise InputError(f"--compile must be one of {', '.join(COMPILE)}, not {compile!r}")
     _run(grid, only, options, jobs, dry_run)

@@ -8,7 +8,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -143,11 +143,13 @@ class Engine:
         progress: called after every epoch.
         victim: file of the network that ``victim`` returns, shared by all that ask for the same.
         compile: mode of ``torch.compile`` for plain training, "" for none; losses of a method's own are never compiled.
+        audit: images by name; the cross-entropy of each is logged after every epoch of a classifier, and nothing else changes.
     """
 
     def __init__(
         self, rules: Rules, train: Images, reserve: Images | None = None, *, seed: int = 0, device: torch.device | str = "cpu",
         state: Path | None = None, progress: Progress | None = None, victim: Path | None = None, compile: str = "",
+        audit: Mapping[str, Images] | None = None,
     ) -> None:  # fmt: skip
         self.rules, self.classes, self.seed = rules, train.classes, seed
         self.device, self.bf16 = torch.device(device), has_bf16(torch.device(device))
@@ -155,7 +157,7 @@ class Engine:
         self.probes: dict[str, nn.Module | Callable[[Tensor], nn.Module]] = {}
         self.rng = torch.Generator().manual_seed(seed)
         self._reserve, self._state, self._progress, self._stage = reserve, state, progress, 0
-        self._train, self._victim, self.compile = train, victim, compile
+        self._train, self._victim, self.compile, self._audit = train, victim, compile, audit or {}
         self._moments: tuple[Tensor, Tensor] | None = None
         if rules.normalise is True:
             x = train.x.float().div(255)
@@ -181,15 +183,18 @@ class Engine:
 
         def train() -> dict[str, Tensor]:
             state = self._victim.with_suffix(".state") if self._victim else self._state and self._state / "victim"
-            own = Engine(self.rules, self._train, seed=self.seed, device=self.device, state=state, progress=self._progress, compile=self.compile)
+            own = Engine(
+                self.rules, self._train, seed=self.seed, device=self.device, state=state, progress=self._progress, compile=self.compile, audit=self._audit
+            )
             trained, log = own.fit(own.new_model(), self._train).state_dict(), own.log_book
-            told = {"curve": log.curves["train loss"], "seconds": log.seconds["train"], "images": log.images}
+            told = {"seconds": log.seconds["train"], "images": log.images} | {f"curve.{name}": values for name, values in log.curves.items()}
             return trained | {f"log.{name}": torch.tensor(value, dtype=torch.float64) for name, value in told.items()}
 
         with torch.random.fork_rng():
             net = self.new_model()
             kept = dict(once(self._victim, self.device, train))
-            self.log_book.curves["train loss"] = kept.pop("log.curve").tolist()
+            for key in [key for key in kept if key.startswith("log.curve.")]:
+                self.log_book.curves[key.removeprefix("log.curve.")] = kept.pop(key).tolist()
             self.log_book.seconds["train"] = float(kept.pop("log.seconds"))
             self.log_book.images += int(kept.pop("log.images"))
             net.load_state_dict(kept)
@@ -305,6 +310,10 @@ class Engine:
                 raise Diverged(f"the loss is not finite in {where}: the training diverged and the cell has no result")
             self.log(**{f"{name} loss": mean})
             self.log_book.seconds[name] = self.log_book.seconds.get(name, 0.0) + time.perf_counter() - start
+            if isinstance(net, Net) and net.backbone.get_classifier().out_features == len(self.classes):
+                for audited, own in self._audit.items():
+                    self.log(**{f"{name}, {audited} loss": float(F.cross_entropy(self.predict(net, own), own.y))})
+                net.train()
             self._save(file, parts, done)
             if self._progress:
                 self._progress(name, -(-done // per_epoch), -(-total // per_epoch))

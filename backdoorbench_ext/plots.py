@@ -189,7 +189,7 @@ def losses(records: Sequence[Record], suite: Suite) -> Figure:
             for i, (name, values) in enumerate(curves.items()):
                 ax.plot(range(1, len(values) + 1), values, ".-", color=OKABE_ITO[i % len(OKABE_ITO)], lw=1, ms=3, label=name)
             ax.set_title(f"{names[record['cell']['defense']]}   {record['cell']['attack']}", fontsize=7)
-            ax.legend(fontsize=5, frameon=False)
+            ax.legend(fontsize=5, framealpha=0.6, edgecolor="none")
         figure.supxlabel("epoch of the stage", fontsize=8)
         figure.supylabel("loss", fontsize=8)
     return figure

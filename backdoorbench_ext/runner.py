@@ -44,6 +44,7 @@ class Options:
         device: "auto", "cpu", "cuda:0", ...
         models: keep the network of every cell beside its record, as ``.safetensors``.
         compile: mode of ``torch.compile`` for plain training, "" for none.
+        audit: log the loss of clean and of poisoned training images after every epoch; no defense sees it.
         plugins: files registered with ``--plugin``, for worker processes.
     """
 
@@ -53,6 +54,7 @@ class Options:
     device: str = "auto"
     models: bool = False
     compile: str = ""
+    audit: bool = False
     plugins: tuple[Path, ...] = ()
 
 
@@ -176,7 +178,7 @@ def _supplied(cell: Cell, options: Options, found: Parts) -> tuple[Parts, Poison
     poisoned, triggered = poisoned.to(device), triggered.to(device)
     state = found.attack.victim(Engine(found.rules, poisoned.observed(), device=device).new_model())
     if state is not None:
-        once(victim_file(cell, options), device, lambda: {**state, "log.curve": torch.zeros(0), "log.seconds": torch.zeros(()), "log.images": torch.zeros(())})
+        once(victim_file(cell, options), device, lambda: {**state, "log.seconds": torch.zeros(()), "log.images": torch.zeros(())})
     return replace(found, supplied=triggered), poisoned
 
 
@@ -218,7 +220,10 @@ def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: 
         torch.cuda.reset_peak_memory_stats(device)
     train = poisoned.observed()
     seed, victim = seed_of(cell.seed, "training"), victim_file(cell, options)
-    engine = Engine(found.rules, train, reserve, seed=seed, device=device, state=state, progress=progress, victim=victim, compile=options.compile)
+    sorts = {"clean": ~poisoned.mask & ~poisoned.cover, "poisoned": poisoned.mask} if options.audit else {}
+    audit = {name: train[own.nonzero().flatten()[:500]] for name, own in sorts.items() if own.any()}
+    told = {"progress": progress, "compile": options.compile, "audit": audit}
+    engine = Engine(found.rules, train, reserve, seed=seed, device=device, state=state, victim=victim, **told)
     poisoning = time.perf_counter() - begun
     trained = defense.fit(train, engine)
     begun = time.perf_counter()

@@ -284,3 +284,17 @@ def test_no_defense_comes_first_and_attacks_alternate():
     first = runner.groups(grid.cells())[:6]
     assert [(group[0].attack, group[0].defense) for group in first] == [(a, d) for d in ("none", "fp", "mcci") for a in ("badnets", "blend")]
     assert [len(group) for group in first] == [1, 1, 1, 1, 2, 2] and {group[0].dataset for group in first} == {"digits"}
+
+
+def test_an_audit_logs_losses_by_poison_and_changes_nothing_else(grid, tmp_path):
+    records = []
+    for audit in (False, True):
+        options = runner.Options(out=tmp_path / str(audit), device="cpu", audit=audit)
+        runner.run(grid, grid.cells(), options, jobs=1)
+        records.append({cell.defense: timeless(options.out / "grid" / cell.path()) for cell in grid.cells()})
+    for defense, stages in (("none", ("train",)), ("cbd[t1_steps=1]", ("f_B", "f_C"))):
+        curves = records[1][defense]["curves"]
+        extra = {name: curves.pop(name) for name in list(curves) if name.endswith(("clean loss", "poisoned loss"))}
+        assert set(extra) == {f"{stage}, {sort} loss" for stage in stages for sort in ("clean", "poisoned")}
+        assert all(len(values) == len(curves[f"{name.partition(',')[0]} loss"]) for name, values in extra.items())
+        assert records[0][defense] == records[1][defense]
