@@ -42,7 +42,7 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
     rows = list(data[["attack", "rate"]].drop_duplicates().itertuples(index=False, name=None))
     rows.sort(key=lambda row: (suite.attacks.index(row[0]), row[1]))
     panels: list[tuple[str, list[tuple[str, Any]]]] = []  # a title, and what its groups are called and show
-    for dataset in suite.datasets:
+    for dataset in [d for d in suite.datasets if (data["dataset"] == d).any()]:
         there = data[data["dataset"] == dataset]
         if len(defenses) == 1 and len(rows) > 1:
             groups = [(_lines(a) + (f"\n{100 * r:g} %" if a in suite.own_rates else ""), there[(there["attack"] == a) & (there["rate"] == r)]) for a, r in rows]

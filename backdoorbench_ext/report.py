@@ -85,7 +85,7 @@ def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
         if kind == "rates" and len({r["spec"]["rate"] for r in records} - set(suite.own_rates.values())) < 2:
             continue
         pictures.append((kind, words, data_uri(plots.svg(plots.DRAWINGS[kind](records, suite)), "image/svg+xml")))
-    examples = sorted({(c.dataset, c.attack, folder / c.path().parent.parent / "examples.png") for c in suite.cells()})
+    examples = sorted({(c.dataset, c.attack, folder / c.path().parent.parent / "examples.png") for c in suite.cells() if c.attack != "none"})
     triggers = [(f"{attack}, {dataset}", data_uri(file.read_bytes(), "image/png")) for dataset, attack, file in examples if file.exists()]
     downloads = [
         (f"{suite.name}.{suffix}", data_uri(tables.render(records, suite, form).encode(), kind))

@@ -150,7 +150,7 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
     commits = sorted({r["surroundings"]["commit"] or "unknown" for r in records})
     rates = ", ".join(f"{100 * r:g} %" for r in suite.rates) + " unless said" * bool(suite.own_rates)
     parts = [
-        f"{suite.name}: {', '.join(suite.datasets)}; percent; poisoning rate {rates}; "
+        f"{suite.name}: {', '.join(d for d in suite.datasets if any(r['cell']['dataset'] == d for r in records))}; percent; poisoning rate {rates}; "
         + (f"mean and standard deviation over the seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one run, seed {seeds[0]}"),
         f"CA over {first['metrics']['ca'][1]} test images, ASR and ARR over {first['metrics']['asr'][1]}",
         "best defense bold, second underlined",
