@@ -295,8 +295,10 @@ def render(records: Sequence[Record], suite: Suite, form: str, against: bool = F
 
 
 def write(records: Sequence[Record], suite: Suite, folder: Path) -> list[Path]:
-    """Write table.tex, table.md and table.csv into ``folder``."""
-    files = [folder / f"table.{suffix}" for suffix in ("tex", "md", "csv")]
-    for file, form in zip(files, FORMATS, strict=True):
-        file.write_text(render(records, suite, form))
+    """Write table.tex, table.md and table.csv into ``folder``, and where there are published numbers the comparison as reported.tex, .md and .csv."""
+    files = []
+    for name, compared in (("table", False), *([("reported", True)] if len(against(records, suite)) else [])):
+        for form, suffix in zip(FORMATS, ("tex", "md", "csv"), strict=True):
+            files.append(folder / f"{name}.{suffix}")
+            files[-1].write_text(render(records, suite, form, against=compared))
     return files

@@ -139,7 +139,7 @@ def test_every_drawing_shows_its_numbers(monkeypatch):
             draw([], SUITE)
 
 
-def test_against_reported():
+def test_against_reported(tmp_path):
     """Ours, the published number and the difference; what is more than five points away is named."""
     suite = replace(SUITE, reported={("digits", "badnets", "cbd", 0.1): {"ca": 95.0, "asr": 2.0}, ("digits", "blend", "cbd", 0.1): {"ca": 86.0, "asr": 9.0}})
     lines = tables.render(RECORDS, suite, "markdown", against=True).splitlines()
@@ -148,5 +148,7 @@ def test_against_reported():
     assert lines[3] == "| blend | CBD | 87.00 | 86.00 | +1.00 | 2.00 | 9.00 | -7.00 | ASR |"
     assert r"blend & CBD & 87.00 & 86.00 & +1.00" in tables.render(RECORDS, suite, "latex", against=True)
     assert tables.render(RECORDS, suite, "csv", against=True).splitlines()[1].startswith("digits,badnets,0.10,cbd,88.00,95.00,-7.00")
+    assert [file.name for file in tables.write(RECORDS, suite, tmp_path)] == [f"{n}.{s}" for n in ("table", "reported") for s in ("tex", "md", "csv")]
+    assert (tmp_path / "reported.md").read_text().splitlines()[:4] == lines[:4] and len(tables.write(RECORDS, SUITE, tmp_path)) == 3
     with pytest.raises(InputError, match="no published numbers"):
         tables.render(RECORDS, SUITE, "markdown", against=True)
