@@ -68,10 +68,10 @@ def has_bf16(device: torch.device) -> bool:
 
 def keep_memory() -> None:
     """Have glibc keep what is freed, instead of giving it back and getting it again page by page: large tensors on a CPU are made several times as fast."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt") and sys.platform == "linux":
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
+    if mallopt:
         for option, size in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
-            libc.mallopt(option, size)
+            mallopt(option, size)
 
 
 def seed_of(*parts: Any) -> int:
