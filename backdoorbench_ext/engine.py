@@ -192,12 +192,12 @@ class Engine:
 
         with torch.random.fork_rng():
             net = self.new_model()
-            kept = dict(once(self._victim, self.device, train))
-            for key in [key for key in kept if key.startswith("log.curve.")]:
-                self.log_book.curves[key.removeprefix("log.curve.")] = kept.pop(key).tolist()
-            self.log_book.seconds["train"] = float(kept.pop("log.seconds"))
-            self.log_book.images += int(kept.pop("log.images"))
-            net.load_state_dict(kept)
+            kept = once(self._victim, self.device, train)
+            told = {key.removeprefix("log."): value for key, value in kept.items() if key.startswith("log.")}
+            self.log_book.curves |= {key.removeprefix("curve."): value.tolist() for key, value in told.items() if key.startswith("curve.")}
+            self.log_book.seconds["train"] = float(told["seconds"])
+            self.log_book.images += int(told["images"])
+            net.load_state_dict({key: value for key, value in kept.items() if not key.startswith("log.")})
         return net.eval()
 
     def clean(self, n: int | None = None) -> Images:
