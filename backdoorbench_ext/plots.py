@@ -177,20 +177,22 @@ def losses(records: Sequence[Record], suite: Suite) -> Figure:
     _, names = _means(records, suite)
     first = min(r["spec"]["seed"] for r in records)
     shown = [r for r in records if r["spec"]["seed"] == first and any(name.endswith(" loss") for name in r["curves"])]
-    across = min(4, len(shown))
+    across, down = min(4, len(shown)), -(-len(shown) // min(4, max(1, len(shown))))
+    stages = list(dict.fromkeys(name for r in shown for name in r["curves"] if name.endswith(" loss")))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            -(-len(shown) // across), across, figsize=(2.3 * across, 1.7 * -(-len(shown) // across)), squeeze=False, layout="constrained"
-        )
+        figure, axes = plt.subplots(down, across, figsize=(max(4.2, 2.3 * across), 1.7 * down + 0.4), squeeze=False, layout="constrained")
         for ax in axes.flat[len(shown) :]:
             ax.set_axis_off()
+        lines = {}
         for ax, record in zip(axes.flat, shown, strict=False):
-            curves = {name.removesuffix(" loss"): values for name, values in record["curves"].items() if name.endswith(" loss")}
-            for i, (name, values) in enumerate(curves.items()):
-                ax.plot(range(1, len(values) + 1), values, ".-", color=OKABE_ITO[i % len(OKABE_ITO)], lw=1, ms=3, label=name)
+            for name in [name for name in stages if name in record["curves"]]:
+                i, values = stages.index(name), record["curves"][name]
+                colour, mark = OKABE_ITO[i % len(OKABE_ITO)], MARKS[i // len(OKABE_ITO) % len(MARKS)]
+                lines[name.removesuffix(" loss")] = ax.plot(range(1, len(values) + 1), values, f"{mark}-", color=colour, lw=1, ms=1.5)[0]
             ax.set_title(f"{names[record['cell']['defense']]}   {record['cell']['attack']}", fontsize=7)
-            ax.legend(fontsize=5, framealpha=0.6, edgecolor="none")
-        figure.supxlabel("epoch of the stage", fontsize=8)
+        figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(len(lines), 2 * across), frameon=False, fontsize=6)
+        for ax in axes.flat[max(0, len(shown) - across) : len(shown)]:
+            ax.set_xlabel("epoch of the stage")
         figure.supylabel("loss", fontsize=8)
     return figure
 
