@@ -58,9 +58,21 @@ Epochs = Annotated[int | None, typer.Option("--epochs", help="shorten or lengthe
 Scale = Annotated[
     float | None, typer.Option(help="run on this share of the training set for this share of the epochs, of the methods' own too; makes cells of their own")
 ]
+
+
+def _count(text: str) -> str:
+    if text not in ("", "auto") and not (text.isdecimal() and int(text)):
+        raise InputError(f"--jobs must be a number of at least 1, or auto, not {text!r}")
+    return text
+
+
 Jobs = Annotated[
     str,
-    typer.Option(metavar="N|auto", help="trainings at a time, each in a process; by default one a core on a CPU, one on a GPU; auto tries out what is best"),
+    typer.Option(
+        metavar="N|auto",
+        callback=_count,
+        help="trainings at a time, each in a process; by default one a core on a CPU, one on a GPU; auto tries out what is best",
+    ),
 ]
 Model = Annotated[str | None, typer.Option("--model", help="another network, by timm's name; makes cells of their own")]
 
@@ -233,14 +245,8 @@ def run(
 
 
 def _jobs(text: str, todo: list[suite.Cell], options: runner.Options) -> int | None:
-    """What ``--jobs`` asks for; ``auto`` is tried out with the first cell's network and image size.
-
-    Raises:
-        InputError: neither a number above 0 nor "auto".
-    """
+    """What ``--jobs`` asks for; ``auto`` is tried out with the first cell's network and image size."""
     if text != "auto":
-        if text and not (text.isdecimal() and int(text)):
-            raise InputError(f"--jobs must be a number of at least 1, or auto, not {text!r}")
         return int(text) if text else None
     if (most := len(runner.groups(todo))) == 1:
         return 1
@@ -403,10 +409,11 @@ def _embeddings(grid: Suite, only: str, folder: Path, options: runner.Options) -
         found = models.unpack(file.read_bytes()) if file.exists() else None
         if found:
             before, after = runner.specimen(cell, options)
-            engine = Engine(cell.protocol.on(cell.dataset), before, device=pick_device(options.device))
+            rules = cell.protocol.on(cell.dataset)
+            engine = Engine(rules, before, device=pick_device(options.device))
             net = engine.move(found[0])
             clean, triggered = (engine.predict(net, images, net.features).cpu() for images in (before, after))
-            moved = after.y != grid.protocol.target
+            moved = after.y != rules.target
             panels.append((f"{tables.title(cell.defense)}\n{cell.attack}, {cell.dataset}", clean, before.y, triggered[moved]))
     if not panels:
         raise InputError(f"{folder} holds no network with an embedding: bbx run {grid.name} --save-models keeps them")

@@ -27,6 +27,11 @@ COLOURS = {"ca": "#3b6fb6", "asr": "#c8443c", "arr": "#7aa95c"}  # also told apa
 STYLE: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
 
 
+def _sets(data: Any, suite: Suite) -> list[str]:
+    """The suite's data sets that have rows."""
+    return [d for d in suite.datasets if (data["dataset"] == d).any()]
+
+
 def bars(records: Sequence[Record], suite: Suite) -> Figure:
     """A panel an attack (and data set and rate), a group of bars a defense; with one defense alone, a panel a data set and a group an attack.
 
@@ -42,7 +47,7 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
     rows = list(data[["attack", "rate"]].drop_duplicates().itertuples(index=False, name=None))
     rows.sort(key=lambda row: (suite.attacks.index(row[0]), row[1]))
     panels: list[tuple[str, list[tuple[str, Any]]]] = []  # a title, and what its groups are called and show
-    for dataset in [d for d in suite.datasets if (data["dataset"] == d).any()]:
+    for dataset in _sets(data, suite):
         there = data[data["dataset"] == dataset]
         if len(defenses) == 1 and len(rows) > 1:
             groups = [(_lines(a) + (f"\n{100 * r:g} %" if a in suite.own_rates else ""), there[(there["attack"] == a) & (there["rate"] == r)]) for a, r in rows]
@@ -81,7 +86,7 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
             ax.set_ylabel("percent")
         words = {"ca": "CA, clean accuracy ↑", "asr": "ASR, attack success ↓", "arr": "ARR, recovered ↑"}
         patches = [Patch(color=COLOURS[metric], label=words[metric]) for metric in METRICS]
-        figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(handles=patches, loc="outside lower center", ncols=3 if size[0] > 5 else 1, frameon=False)  # wider than a narrow picture
     return figure
 
 
@@ -132,7 +137,7 @@ def scatter(records: Sequence[Record], suite: Suite) -> Figure:
     """ASR against CA, a point a cell, a colour and mark a defense, a panel a data set: good is at the lower right."""
     means, names = _means(records, suite)
     with plt.rc_context(STYLE):
-        sets = [d for d in suite.datasets if (means["dataset"] == d).any()]
+        sets = _sets(means, suite)
         figure, axes = plt.subplots(1, len(sets), figsize=(3.2 * len(sets) + 1.2, 2.9), sharey=True, squeeze=False, layout="constrained")
         for ax, dataset in zip(axes.flat, sets, strict=True):
             for i, (defense, name) in enumerate(names.items()):
@@ -173,11 +178,18 @@ def rates(records: Sequence[Record], suite: Suite) -> Figure:
 
 
 def losses(records: Sequence[Record], suite: Suite) -> Figure:
-    """The training losses over the epochs, a panel a cell of the first seed, a line a stage."""
+    """The training losses over the epochs, a panel a cell of the first seed, a line a stage.
+
+    Raises:
+        InputError: no records, or none with a loss, such as a victim that was made elsewhere.
+    """
     _, names = _means(records, suite)
     first = min(r["spec"]["seed"] for r in records)
     shown = [r for r in records if r["spec"]["seed"] == first and any(name.endswith(" loss") for name in r["curves"])]
-    across, down = min(4, len(shown)), -(-len(shown) // min(4, max(1, len(shown))))
+    if not shown:
+        raise InputError(f"the records of {suite.name} hold no losses")
+    across = min(4, len(shown))
+    down = -(-len(shown) // across)
     stages = list(dict.fromkeys(name for r in shown for name in r["curves"] if name.endswith(" loss")))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(down, across, figsize=(max(4.2, 2.3 * across), 1.7 * down + 0.4), squeeze=False, layout="constrained")
@@ -201,7 +213,7 @@ def times(records: Sequence[Record], suite: Suite) -> Figure:
     """Seconds of training by defense, a panel a data set: the mean over attacks and seeds, a dot a run. A repair counts its victim's, too."""
     _, names = _means(records, suite)
     data = frame(records)
-    sets = [d for d in suite.datasets if (data["dataset"] == d).any()]
+    sets = _sets(data, suite)
     with plt.rc_context(STYLE):
         size = (3.2 * len(sets) + 0.8, 0.6 + 0.22 * len(names))
         figure, axes = plt.subplots(1, len(sets), figsize=size, sharey=True, squeeze=False, layout="constrained")

@@ -67,7 +67,7 @@ def cells(records: Sequence[Record], suite: Suite, folder: Path) -> Mapping[int,
         facts = hits | probes | {key.replace("_", " "): f"{n:,}" for key, n in record["given"].items()}
         facts |= {"training": f"{record['time']['training']:,.0f} s", "device": around["device"], "precision": "bf16" if around.get("bf16") else "float32"}
         facts |= {"commit": around["commit"] or "unknown", "versions": ", ".join(f"{name} {v}" for name, v in around["versions"].items())}
-        curves = [(name, curve(values), values) for name, values in record["curves"].items() if len(values) > 1 and all(v is not None for v in values)]
+        curves = [(name, curve(values), values) for name, values in record["curves"].items() if len(values) > 1]
         shown[id(record)] = {"number": number, "facts": facts, "curves": curves, "again": again, "spec": json.dumps(spec, indent=1, sort_keys=True)}
     return shown
 
@@ -82,9 +82,11 @@ def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
         raise InputError(f"no records of {suite.name} yet: bbx run {suite.name}")
     pictures = []
     for kind, words in DRAWN.items():
-        if kind == "rates" and len({r["spec"]["rate"] for r in records} - set(suite.own_rates.values())) < 2:
+        try:
+            figure = plots.DRAWINGS[kind](records, suite)
+        except InputError:  # nothing to draw over the rates
             continue
-        pictures.append((kind, words, data_uri(plots.svg(plots.DRAWINGS[kind](records, suite)), "image/svg+xml")))
+        pictures.append((kind, words, data_uri(plots.svg(figure), "image/svg+xml")))
     examples = sorted({(c.dataset, c.attack, folder / c.path().parent.parent / "examples.png") for c in suite.cells() if c.attack != "none"})
     triggers = [(f"{attack}, {dataset}", data_uri(file.read_bytes(), "image/png")) for dataset, attack, file in examples if file.exists()]
     downloads = [

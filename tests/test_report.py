@@ -35,6 +35,12 @@ def test_the_page_holds_everything_and_asks_for_nothing(page):
         report.render([], GRID, page.parent)
 
 
+def test_a_grid_of_rates_that_is_not_yet_drawable_has_its_page(tmp_path):
+    """Two rates, and no attack with both: there is nothing to draw over the rate."""
+    two = [{**record, "spec": record["spec"] | {"rate": rate}} for record, rate in ((ROWS[0], 0.1), (ROWS[3], 0.2))]
+    assert "Over the poisoning rate" not in report.render(two, replace(GRID, rates=(0.1, 0.2)), tmp_path)
+
+
 def test_curves_fill_their_box():
     assert report.curve([2.0, 1.0, 0.0], 100, 10) == "0.0,0.0 50.0,5.0 100.0,10.0"
     assert report.curve([1.0, 1.0], 100, 10) == "0.0,10.0 100.0,10.0"

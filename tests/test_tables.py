@@ -133,6 +133,8 @@ def test_every_drawing_shows_its_numbers(monkeypatch):
     curved = [{**r, "curves": {"f_B loss": [2.0, 1.0], "f_C loss": [3.0]}} for r in RECORDS[:2]]
     figure = plots.losses(curved, SUITE)
     assert len(figure.axes) == 2 and figure.axes[1].lines[0].get_ydata().tolist() == [2.0, 1.0]
+    with pytest.raises(InputError, match="hold no losses"):
+        plots.losses([{**RECORDS[0], "curves": {}}], SUITE)
     assert [bar.get_width() for bar in plots.times(RECORDS, SUITE).axes[0].patches] == [1.5] * 3
     for draw in plots.DRAWINGS.values():
         with pytest.raises(InputError, match="no records of paper yet"):
