@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
-from torch import Tensor
+from safetensors.torch import load
 
 from . import __version__, beside, cost, datasets, export, models, plots, records, registry, report, runner, suite, tables, tune
 from .api import InputError
-from .engine import Engine, pick_device
+from .engine import pick_device
 from .protocols import PROTOCOLS
 from .suite import Suite
 from .toolbox import attacks as toolbox
@@ -32,7 +32,7 @@ from .toolbox import commands
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 out, err = Console(), Console(stderr=True)
 
-WITH_DATA = ("gallery", "tsne")
+DRAWINGS = (*plots.DRAWINGS, "gallery", "tsne")
 COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 KINDS = ("attacks", "defenses", "benchmarks", "models", "datasets", "protocols")
 NAME = "a benchmark's name, a .py file that defines SUITE, or a folder of results"
@@ -220,7 +220,8 @@ def run(
     to: Out = Path("runs"),
     save_models: Annotated[bool, typer.Option("--save-models", help="keep every network beside its record, as .safetensors")] = False,
     audit: Annotated[
-        bool, typer.Option("--audit", help="log the loss of clean and of poisoned training images after every epoch, for bbx plot losses")
+        bool,
+        typer.Option("--audit", help="log the losses of clean and of poisoned training images and keep embeddings, for bbx plot losses and tsne"),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
     plugin: Plugins = [],  # noqa: B006
@@ -238,6 +239,7 @@ def run(
         grid = _own_grid(dataset, attacks, defenses, protocol)
     others, shares = _numbers(seeds, int, "--seeds"), _numbers(rates, float, "--rates")
     grid = grid.changed(scale=scale, epochs=epochs, model=model, target=target, seeds=others, rates=shares)
+    audit = audit or grid.audit
     options = runner.Options(out=to, data=data, download=download, device=device, models=save_models, compile=compile, audit=audit, plugins=tuple(plugin))
     if compile and compile not in COMPILE:
         raise InputError(f"--compile must be one of {', '.join(COMPILE)}, not {compile!r}")
@@ -362,9 +364,7 @@ def report_(name: Name, scale: Scale = None, to: Out = Path("runs"), plugin: Plu
 
 @app.command()
 def plot(
-    kind: Annotated[
-        str, typer.Argument(metavar="[KIND] NAME", help=f"what to draw: {', '.join(plots.DRAWINGS)}, {', '.join(WITH_DATA)}; bars if not said; then {NAME}")
-    ],
+    kind: Annotated[str, typer.Argument(metavar="[KIND] NAME", help=f"what to draw: {', '.join(DRAWINGS)}; bars if not said; then {NAME}")],
     name: Annotated[str, typer.Argument(hidden=True)] = "",
     form: Annotated[str, typer.Option("--format", help="pdf, png or svg, several with commas")] = "pdf,png",
     scale: Scale = None,
@@ -374,10 +374,10 @@ def plot(
     only: Only = "",
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
-    """Draw a suite from the records that there are; the gallery of its triggers needs the data, tsne the networks that --save-models kept, too."""
+    """Draw a suite from the records that there are; the gallery of its triggers needs the data, tsne what bbx run --audit kept."""
     kind, name = (kind, name) if name else ("bars", kind)
-    if kind not in (*plots.DRAWINGS, *WITH_DATA):
-        raise registry.nearest(kind, (*plots.DRAWINGS, *WITH_DATA), "drawings")
+    if kind not in DRAWINGS:
+        raise registry.nearest(kind, DRAWINGS, "drawings")
     grid, folder = _grid(name, to, scale)
     formats = form.split(",")
     for one in formats:
@@ -386,7 +386,7 @@ def plot(
     if kind in plots.DRAWINGS:
         drawn, stem = plots.DRAWINGS[kind](_records(grid, folder), grid), "plot" if kind == "bars" else kind
     elif kind == "tsne":
-        drawn, stem = plots.tsne(_embeddings(grid, only, folder, runner.Options(out=folder.parent, data=data, device=device, plugins=tuple(plugin)))), kind
+        drawn, stem = plots.tsne(_embeddings(grid, only, folder)), kind
     else:
         cells = {(cell.dataset, cell.attack): cell for cell in reversed(grid.cells(only)) if cell.attack != "none"}
         options = runner.Options(out=folder.parent, data=data, device=device, plugins=tuple(plugin))
@@ -397,26 +397,21 @@ def plot(
         print(file)
 
 
-def _embeddings(grid: Suite, only: str, folder: Path, options: runner.Options) -> list[tuple[str, Tensor, Tensor, Tensor]]:
-    """For each kept network: title, embeddings of clean test images, their classes, embeddings of triggered ones.
+def _embeddings(grid: Suite, only: str, folder: Path) -> list[plots.Panel]:
+    """For each embedding that ``--audit`` kept: title, embeddings of clean test images, their classes, those of triggered ones, their true classes.
 
     Raises:
-        InputError: no network was kept, or only such as have no embedding of their own.
+        InputError: none was kept.
     """
     panels = []
     for cell in grid.cells(only):
-        file = (folder / cell.path()).with_suffix(".safetensors")
-        found = models.unpack(file.read_bytes()) if file.exists() else None
-        if found:
-            before, after = runner.specimen(cell, options)
-            rules = cell.protocol.on(cell.dataset)
-            engine = Engine(rules, before, device=pick_device(options.device))
-            net = engine.move(found[0])
-            clean, triggered = (engine.predict(net, images, net.features).cpu() for images in (before, after))
-            moved = after.y != rules.target
-            panels.append((f"{tables.title(cell.defense)}\n{cell.attack}, {cell.dataset}", clean, before.y, triggered[moved]))
+        file = (folder / cell.path()).with_suffix(".embeddings")
+        found = load(file.read_bytes()) if file.exists() else {}
+        for name in sorted(key.removesuffix("/clean") for key in found if key.endswith("/clean") and key != "true/clean"):
+            title = "\n".join((tables.title(cell.defense), *filter(None, (name,)), f"{cell.attack}, {cell.dataset}"))
+            panels.append((title, found[f"{name}/clean"], found["true/clean"], found[f"{name}/triggered"], found["true/triggered"]))
     if not panels:
-        raise InputError(f"{folder} holds no network with an embedding: bbx run {grid.name} --save-models keeps them")
+        raise InputError(f"{folder} holds no embeddings: bbx run {grid.name} --audit keeps them, of cells that have no record yet")
     return panels
 
 

@@ -232,7 +232,7 @@ class Engine:
             self.log_book.curves.setdefault(name, []).append(float(number))
 
     def probe(self, name: str, net: nn.Module | Callable[[Tensor], nn.Module]) -> None:
-        """Have another network than the result measured too, under ``name``; the defense never sees the outcome.
+        """Have another network than the result measured too, under ``name``, and its embeddings kept by ``--audit``; the defense never sees the outcome.
 
         A function is given 100 triggered test images, float (n, 3, h, w), when the defense is done, and returns the network.
         """
@@ -358,6 +358,24 @@ class Engine:
         x = self.to_float(triggered.x[chosen.to(self.device)])
         made = {name: probe if isinstance(probe, nn.Module) else probe(x) for name, probe in self.probes.items()}
         return {name: self.measure(net, test, triggered) for name, net in made.items()}
+
+    def embeddings(self, net: nn.Module, test: Images, triggered: Poisoned, n: int = 500) -> dict[str, Tensor]:
+        """What the result and the probes make of ``n`` clean and ``n`` triggered test images, chosen at random.
+
+        Returns:
+            "NAME/clean" and "NAME/triggered", float32 (n, d), for every embedding of every network that has any: those of its mapping
+            ``embeddings``, else its ``features``. NAME is the probe's ("" for the result) and the embedding's. With them "true/clean" and
+            "true/triggered", the classes of the images, int64 (n,).
+        """
+        order = torch.Generator().manual_seed(seed_of(self.seed, "embeddings"))
+        clean, bad = test[torch.randperm(len(test), generator=order)[:n]], triggered[torch.randperm(len(triggered), generator=order)[:n]]
+        kept = {"true/clean": clean.y, "true/triggered": bad.true}
+        nets = {whose: one for whose, one in {"": net, **self.probes}.items() if isinstance(one, nn.Module)}
+        for whose, one in nets.items():
+            for what, how in getattr(one, "embeddings", {"": one.features} if hasattr(one, "features") else {}).items():
+                name = " ".join(filter(None, (whose, what)))
+                kept |= {f"{name}/clean": self.predict(one, clean, how), f"{name}/triggered": self.predict(one, bad, how)}
+        return kept
 
     def _optimizer(self, net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         trained = [p for p in net.parameters() if p.requires_grad]

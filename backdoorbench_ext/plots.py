@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -284,27 +285,33 @@ def gallery(attacks: Sequence[tuple[str, Images, Images]], across: int = 7) -> F
     return figure
 
 
-def tsne(panels: Sequence[tuple[str, Tensor, Tensor, Tensor]]) -> Figure:
+Panel = tuple[str, Tensor, Tensor, Tensor, Tensor]
+
+
+def tsne(panels: Sequence[Panel]) -> Figure:
     """Where networks put images, by t-SNE (van der Maaten and Hinton 2008, https://www.jmlr.org/papers/v9/vandermaaten08a.html).
 
     Args:
-        panels: title, embeddings of clean images (n, d), their classes (n,), embeddings of triggered images (m, d). Clean images have the colour
-            of their class, triggered ones are black crosses: in a cluster of their own where the network knows the trigger.
+        panels: title, embeddings of clean images (n, d), their classes (n,), embeddings of triggered images (m, d), their true classes (m,).
+            All have the colour of their class, triggered ones a black edge: in a cluster of their own where the network knows the trigger,
+            among the clean ones of their class where it does not.
     """
     across = min(4, len(panels))
     with plt.rc_context(STYLE):
-        size = (2.2 * across, 2.3 * -(-len(panels) // across) + 0.2)
+        size = (2.2 * across, 2.4 * -(-len(panels) // across) + 0.2)
         figure, axes = plt.subplots(-(-len(panels) // across), across, figsize=size, squeeze=False, layout="constrained")
         for ax in axes.flat:
             ax.set_axis_off()
-        for ax, (name, clean, classes, triggered) in zip(axes.flat, panels, strict=False):
+        for ax, (name, clean, classes, triggered, true) in zip(axes.flat, panels, strict=False):
             both = torch.cat((clean, triggered)).numpy()
             places = TSNE(init="pca", perplexity=min(30, (len(both) - 1) / 3), random_state=0).fit_transform(both)
             here, there = places[: len(clean)], places[len(clean) :]
-            ax.scatter(here[:, 0], here[:, 1], s=3, c=classes.numpy(), cmap="tab20" if int(classes.max()) > 9 else "tab10", linewidths=0)
-            ax.scatter(there[:, 0], there[:, 1], s=6, c="black", marker="x", linewidths=0.4)
+            colours: Any = {"cmap": "tab20" if int(classes.max()) > 9 else "tab10", "vmin": 0, "vmax": int(classes.max())}
+            ax.scatter(here[:, 0], here[:, 1], s=3, c=classes.numpy(), linewidths=0, **colours)
+            ax.scatter(there[:, 0], there[:, 1], s=6, c=true.numpy(), edgecolors="black", linewidths=0.4, **colours)
             ax.set_title(name, fontsize=7)
-        figure.supxlabel("colours: classes of clean test images; black crosses: triggered images", fontsize=7)
+        words = "test images by t-SNE; colour: class, black edge: with the trigger"
+        figure.supxlabel("\n".join(textwrap.wrap(words, 22 * across + 6)), fontsize=7)
     return figure
 
 

@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from . import datasets, models, plots, records, registry
@@ -44,7 +45,8 @@ class Options:
         device: "auto", "cpu", "cuda:0", ...
         models: keep the network of every cell beside its record, as ``.safetensors``.
         compile: mode of ``torch.compile`` for plain training, "" for none.
-        audit: log the loss of clean and of poisoned training images after every epoch; no defense sees it.
+        audit: log the loss of clean and of poisoned training images after every epoch, and keep what the networks make of some test
+            images beside the record, as ``.embeddings``; no defense sees any of it.
         plugins: files registered with ``--plugin``, for worker processes.
     """
 
@@ -201,8 +203,10 @@ def _pairs(found: Parts, poisoned: Poisoned) -> tuple[Images, Images]:
     return clean.to("cpu"), replace(clean, x=found.attack.stamp(clean.x)).to("cpu")
 
 
-def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: Any = None, pictures: Path | None = None) -> tuple[records.Record, nn.Module]:
-    """Poison, train, measure: the record of one cell, and its network.
+def run_cell(
+    cell: Cell, options: Options, state: Path | None = None, progress: Any = None, pictures: Path | None = None
+) -> tuple[records.Record, nn.Module, dict[str, Tensor]]:
+    """Poison, train, measure: the record of one cell, its network, and with ``audit`` what ``Engine.embeddings`` gives.
 
     Args:
         state: folder in which the training keeps its state, to go on from after a kill.
@@ -230,6 +234,7 @@ def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: 
     net = defense.finish(trained, engine)
     metrics = engine.measure(net, test, triggered)
     probes = engine.measure_probes(test, triggered)
+    embeddings = engine.embeddings(net, test, triggered) if options.audit else {}
     book = engine.log_book
     record = {
         "format": records.FORMAT,
@@ -251,7 +256,7 @@ def run_cell(cell: Cell, options: Options, state: Path | None = None, progress: 
         "surroundings": records.surroundings(device)
         | {"bf16": engine.bf16, "compile": engine.compile, "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
     }
-    return record, net
+    return record, net, embeddings
 
 
 def _run_group(cells: list[Cell], folder: Path, options: Options, progress: Any = None) -> list[Outcome]:
@@ -266,8 +271,10 @@ def _run_group(cells: list[Cell], folder: Path, options: Options, progress: Any 
                 outcomes.append(Outcome(cell, records.read(path)))
                 continue
             try:
-                record, net = run_cell(cell, options, state, progress and partial(progress, cell), path.parent.parent / "examples")
-                if options.models:  # before the record, which says that the cell is done
+                record, net, embeddings = run_cell(cell, options, state, progress and partial(progress, cell), path.parent.parent / "examples")
+                if embeddings:  # before the record, which says that the cell is done
+                    write_whole(path.with_suffix(".embeddings"), save({name: part.cpu() for name, part in embeddings.items()}))
+                if options.models:
                     write_whole(path.with_suffix(".safetensors"), models.pack(net, record["spec"]["protocol"]["model"]))
             except Exception as error:
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -68,6 +68,7 @@ class Suite:
 
     ``own_rates``: attack -> its poisoning rate in place of ``rates``, for clean-label attacks, which have only the target class to poison.
     ``leave_out``: pairs of a data set, an attack or a defense that are not run together.
+    ``audit``: its cells are there to be looked into, ``bbx run --audit`` or not.
     ``reported`` holds published numbers, in percent, by (dataset, attack, defense, rate): {"ca": ..., "asr": ..., "arr": ...}.
     """
 
@@ -80,6 +81,7 @@ class Suite:
     seeds: tuple[int, ...] = (0,)
     own_rates: Mapping[str, float] = field(default_factory=dict)
     leave_out: tuple[tuple[str, str], ...] = ()
+    audit: bool = False
     reported: Mapping[tuple[str, str, str, float], Mapping[str, float]] = field(default_factory=dict)
 
     def cells(self, only: str = "") -> list[Cell]:

@@ -1,7 +1,7 @@
 """CBD's premise at full scale: f_B, trained plainly for T1 = 5 epochs at the constant first learning rate, knows the backdoor and not yet the classes.
 
 No Defense under exactly f_B's schedule, on all of CIFAR-10: CA near chance and ASR near 100 is what CBD needs of it. ``--epochs 3`` and ``--epochs 8`` are
-the other lengths that the paper searches; ``--audit`` logs the losses of clean and of poisoned images, the paper's figure 4.
+the other lengths that the paper searches. ``bbx plot losses`` draws what of clean and of poisoned images is learned when, the start of the paper's figure 4.
 """
 
 from dataclasses import replace
@@ -18,4 +18,5 @@ SUITE = replace(
     defenses=("none",),
     leave_out=(),
     reported={},
+    audit=True,
 )

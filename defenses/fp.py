@@ -49,8 +49,11 @@ class Pruned(nn.Module):
         self.net = net
         self.register_buffer("kept", kept.float())
 
+    def features(self, x: Tensor) -> Tensor:
+        return self.net.features(x) * self.kept
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.net.head(self.net.features(x) * self.kept)
+        return self.net.head(self.features(x))
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ https://openreview.net/forum?id=ho4mNiwr2n. Released code: https://github.com/xu
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,6 +120,11 @@ class TwoPaths(nn.Module):
         super().__init__()
         self.sfrn, self.ain, self.spectrum, self.alpha = sfrn, ain, spectrum, alpha
         self.classify = nn.Linear(2 * EMBEDDING, classes) if alpha is None else None
+
+    @property
+    def embeddings(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The two panels of figure 3."""
+        return {"SFRN": self.sfrn, "AIN": lambda x: self.ain(self.spectrum(x))}
 
     def join(self, z: Tensor, z_f: Tensor) -> Tensor:
         if self.classify is None:

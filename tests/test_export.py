@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import RULES, here
 
-from backdoorbench_ext import datasets, export, plots, runner
-from backdoorbench_ext.api import InputError
+from backdoorbench_ext import datasets, export, plots, records, runner, suite
+from backdoorbench_ext.api import InputError, Poisoned
+from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.suite import Suite
 
 
@@ -96,24 +97,60 @@ def test_commands(tmp_path, monkeypatch, capsys):
     assert here("plot", "galery", "demo") == 2 and "Did you mean 'gallery'" in capsys.readouterr().err
 
 
-def test_tsne_of_kept_networks(tmp_path, monkeypatch, capsys):
-    words = ["--dataset", "digits[train=200,test=60]", "--attacks", "badnets", "--defenses", "none,mcci[images=4]", "--model", "bbx_test", "--epochs", "1"]
-    assert here("run", *words, "--out", tmp_path, "--jobs", "1", "--save-models") == 0
+def test_tsne_of_what_an_audit_kept(tmp_path, monkeypatch, capsys):
+    """The result's embedding, those of probes, and both of MCCI's; images by class, triggered ones without the target class."""
+    defenses = "none,fp[images=4,epochs=1],cbd[t1_steps=1],mcci[images=4]"
+    words = ["--dataset", "digits[train=200,test=60]", "--attacks", "badnets", "--defenses", defenses, "--model", "bbx_test", "--epochs", "1"]
+    assert here("run", *words, "--out", tmp_path, "--jobs", "1", "--audit") == 0
     (folder,) = tmp_path.glob("own*")
     shown = []
     monkeypatch.setattr(plots, "tsne", lambda panels: shown.extend(panels) or plots.plt.figure())
     assert here("plot", "tsne", folder, "--format", "png") == 0 and (folder / "tsne.png").exists()
-    ((title, clean, classes, triggered),) = shown  # MCCI's pair has no embedding
-    assert title.startswith("No Defense\nbadnets") and clean.shape == (60, 16) and len(triggered) == int((classes != 0).sum())
-    for file in folder.rglob("*.safetensors"):
+    titles = ["No Defense", "FP [images=4,epochs=1]", *(f"CBD [t1_steps=1]{net}" for net in ("", "\nf_B"))]
+    titles += [f"MCCI [images=4]\nown spectrum {net}" for net in ("AIN", "SFRN")]
+    assert [title.rpartition("\n")[0] for title, *_ in shown] == titles
+    for _, clean, classes, triggered, true in shown:
+        assert len(clean) == len(classes) == 60 and len(triggered) == len(true) == int((classes != 0).sum()) and (true != 0).all()
+        assert clean.shape[1] == triggered.shape[1] and not torch.equal(clean[: len(triggered)], triggered)
+    for file in folder.rglob("*.embeddings"):
         file.unlink()
-    assert here("plot", "tsne", folder) == 2 and "--save-models keeps them" in capsys.readouterr().err
+    assert here("plot", "tsne", folder) == 2 and "--audit keeps them" in capsys.readouterr().err
 
 
-def test_tsne_draws_classes_and_crosses():
+def test_a_figure_is_looked_into_without_being_asked(tmp_path):
+    """The papers' figures of losses and embeddings are suites that say so, and their folders of results say it, too."""
+    assert all(suite.load(name).audit for name in ("cbd_figure3", "cbd_figure4", "cbd_premise", "mcci_figure3")) and not suite.load("cbd_table1").audit
+    file = tmp_path / "looked.py"
+    file.write_text("""from conftest import RULES
+from backdoorbench_ext.suite import Suite
+SUITE = Suite("looked", RULES, ("digits[train=200,test=60]",), ("badnets",), ("none",), audit=True)
+""")
+    assert here("run", file, "--out", tmp_path, "--jobs", "1") == 0
+    folder = tmp_path / "looked"
+    (record,) = (records.read(one) for one in folder.rglob("rate*.json"))
+    assert {"train, clean loss", "train, poisoned loss"} < set(record["curves"]) and list(folder.rglob("*.embeddings")) and suite.load(str(folder)).audit
+
+
+def test_embeddings_belong_to_their_images():
+    """They are found again, in the images' order, by asking the network for a chosen image."""
+    train, test = datasets.load("digits[train=200,test=60]")
+    engine = Engine(RULES, train)
+    net, bad = engine.new_model(), Poisoned(test.x[:20], test.y[:20], test.classes, test.y[:20], torch.ones(20).bool(), torch.zeros(20).bool())
+    kept = engine.embeddings(net, test, bad, n=30)
+    assert set(kept) == {"true/clean", "true/triggered", "/clean", "/triggered"} and len(kept["/clean"]) == 30 and len(kept["/triggered"]) == 20
+    every = engine.predict(net, test, net.features)
+    places = torch.cdist(kept["/clean"], every).argmin(1)
+    assert len(places.unique()) == 30 and torch.equal(test.y[places], kept["true/clean"])
+    places = torch.cdist(kept["/triggered"], every[:20]).argmin(1)
+    assert len(places.unique()) == 20 and torch.equal(test.y[places], kept["true/triggered"])
+
+
+def test_tsne_draws_classes_and_edges():
     rng = torch.Generator().manual_seed(0)
     classes = torch.arange(30) % 3
-    figure = plots.tsne([("one", torch.randn(30, 4, generator=rng) + 9 * classes[:, None], classes, torch.randn(10, 4, generator=rng))] * 5)
+    figure = plots.tsne([("one", torch.randn(30, 4, generator=rng) + 9 * classes[:, None], classes, torch.randn(10, 4, generator=rng), classes[:10])] * 5)
     used = [ax for ax in figure.axes if ax.collections]
     assert len(used) == 5 and [len(found.get_offsets()) for found in used[0].collections] == [30, 10]
+    clean, triggered = used[0].collections
+    assert triggered.get_array().tolist() == classes[:10].tolist() and clean.get_clim() == triggered.get_clim()
     plots.plt.close(figure)

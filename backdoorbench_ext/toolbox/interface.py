@@ -156,7 +156,7 @@ class Script(Base):  # type: ignore[misc]
         def progress(stage: str, done: int, total: int) -> None:
             log.info("%s: %d of %d epochs", stage, done, total)
 
-        found, net = runner.run_cell(cell, options, self.save_path / "checkpoint" / "state", progress)
+        found, net, _ = runner.run_cell(cell, options, self.save_path / "checkpoint" / "state", progress)
         records.write(self.save_path / "record.json", found)
         shutil.rmtree(self.save_path / "checkpoint" / "state", ignore_errors=True)
         rules = cell.protocol.on(cell.dataset)
