@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
-from safetensors.torch import load
 
 from . import __version__, beside, cost, datasets, export, models, plots, records, registry, report, runner, suite, tables, tune
 from .api import InputError
@@ -386,7 +385,7 @@ def plot(
     if kind in plots.DRAWINGS:
         drawn, stem = plots.DRAWINGS[kind](_records(grid, folder), grid), "plot" if kind == "bars" else kind
     elif kind == "tsne":
-        drawn, stem = plots.tsne(_embeddings(grid, only, folder)), kind
+        drawn, stem = plots.tsne(plots.panels(grid, folder, only)), kind
     else:
         cells = {(cell.dataset, cell.attack): cell for cell in reversed(grid.cells(only)) if cell.attack != "none"}
         options = runner.Options(out=folder.parent, data=data, device=device, plugins=tuple(plugin))
@@ -395,24 +394,6 @@ def plot(
         drawn, stem = plots.gallery(shown), "gallery"
     for file in plots.save(drawn, folder / stem, formats):
         print(file)
-
-
-def _embeddings(grid: Suite, only: str, folder: Path) -> list[plots.Panel]:
-    """For each embedding that ``--audit`` kept: title, embeddings of clean test images, their classes, those of triggered ones, their true classes.
-
-    Raises:
-        InputError: none was kept.
-    """
-    panels = []
-    for cell in grid.cells(only):
-        file = (folder / cell.path()).with_suffix(".embeddings")
-        found = load(file.read_bytes()) if file.exists() else {}
-        for name in sorted(key.removesuffix("/clean") for key in found if key.endswith("/clean") and key != "true/clean"):
-            title = "\n".join((tables.title(cell.defense), *filter(None, (name,)), f"{cell.attack}, {cell.dataset}"))
-            panels.append((title, found[f"{name}/clean"], found["true/clean"], found[f"{name}/triggered"], found["true/triggered"]))
-    if not panels:
-        raise InputError(f"{folder} holds no embeddings: bbx run {grid.name} --audit keeps them, of cells that have no record yet")
-    return panels
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from safetensors.torch import load
 from sklearn.manifold import TSNE
 from torch import Tensor
 
@@ -286,6 +287,24 @@ def gallery(attacks: Sequence[tuple[str, Images, Images]], across: int = 7) -> F
 
 
 Panel = tuple[str, Tensor, Tensor, Tensor, Tensor]
+
+
+def panels(suite: Suite, folder: Path, only: str = "") -> list[Panel]:
+    """The embeddings that ``--audit`` kept in a suite's folder, for ``tsne``.
+
+    Raises:
+        InputError: none was kept.
+    """
+    found: list[Panel] = []
+    for cell in suite.cells(only):
+        file = (folder / cell.path()).with_suffix(".embeddings")
+        kept = load(file.read_bytes()) if file.exists() else {}
+        for name in sorted(key.removesuffix("/clean") for key in kept if key.endswith("/clean") and key != "true/clean"):
+            words = "\n".join((title(cell.defense), *filter(None, (name,)), f"{cell.attack}, {cell.dataset}"))
+            found.append((words, kept[f"{name}/clean"], kept["true/clean"], kept[f"{name}/triggered"], kept["true/triggered"]))
+    if not found:
+        raise InputError(f"{folder} holds no embeddings: bbx run {suite.name} --audit keeps them, of cells that have no record yet")
+    return found
 
 
 def tsne(panels: Sequence[Panel]) -> Figure:

@@ -22,6 +22,8 @@ DRAWN = {
     "heatmap": "The whole grid; blue is good in all three.",
     "scatter": "ASR against CA, a point a cell; good is at the lower right.",
     "rates": "Over the poisoning rate.",
+    "losses": "Training losses; with those of clean and of poisoned images, which no defense sees.",
+    "tsne": "What the networks make of test images, by t-SNE.",
 }
 
 
@@ -80,11 +82,13 @@ def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
     """
     if not records:
         raise InputError(f"no records of {suite.name} yet: bbx run {suite.name}")
-    pictures = []
+    pictures, audited = [], any(name.endswith(" clean loss") for r in records for name in r["curves"])
     for kind, words in DRAWN.items():
+        if kind == "losses" and not audited:  # every cell shows its own
+            continue
         try:
-            figure = plots.DRAWINGS[kind](records, suite)
-        except InputError:  # nothing to draw over the rates
+            figure = plots.tsne(plots.panels(suite, folder)) if kind == "tsne" else plots.DRAWINGS[kind](records, suite)
+        except InputError:  # no rates to draw over, no embeddings kept
             continue
         pictures.append((kind, words, data_uri(plots.svg(figure), "image/svg+xml")))
     examples = sorted({(c.dataset, c.attack, folder / c.path().parent.parent / "examples.png") for c in suite.cells() if c.attack != "none"})

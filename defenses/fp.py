@@ -49,11 +49,8 @@ class Pruned(nn.Module):
         self.net = net
         self.register_buffer("kept", kept.float())
 
-    def features(self, x: Tensor) -> Tensor:
-        return self.net.features(x) * self.kept
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.net.head(self.features(x))
+        return self.net.head(self.net.features(x) * self.kept)
 
 
 @torch.no_grad()

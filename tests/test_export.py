@@ -129,6 +129,7 @@ SUITE = Suite("looked", RULES, ("digits[train=200,test=60]",), ("badnets",), ("n
     folder = tmp_path / "looked"
     (record,) = (records.read(one) for one in folder.rglob("rate*.json"))
     assert {"train, clean loss", "train, poisoned loss"} < set(record["curves"]) and list(folder.rglob("*.embeddings")) and suite.load(str(folder)).audit
+    assert here("report", folder) == 0 and all(kind in (folder / "report.html").read_text() for kind in ("t-SNE", "no defense sees"))
 
 
 def test_embeddings_belong_to_their_images():

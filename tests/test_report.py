@@ -27,6 +27,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(page):
     text = page.read_text()
     assert text == report.render(ROWS, GRID, page.parent), "the same records, the same page"
     assert "<title>paper &lt;1&gt;</title>" in text and "5 of 6 cells" in text and "98 of 1,000" not in text and "880 of 1,000" in text
+    assert "t-SNE" not in text and "no defense sees" not in text, "nothing was looked into"
     assert text.count("<dialog") == 5 and 'data-value="88.0">88.00' in text and "&#34;rate&#34;: 0.1" in text
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", text) and "url(" not in text and "@import" not in text
     assert re.findall(r'download="([^"]+)"', text) == [f"paper &lt;1&gt;.{suffix}" for suffix in ("csv", "tex", "md")]
