@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,11 +107,16 @@ def _block(numbers: pd.DataFrame, dataset: str, attacks: Sequence[tuple[str, flo
     return cells
 
 
+def _each(suite: Suite, values: Mapping[str, str]) -> str:
+    """The values of several data sets in the suite's order, once if they are the same."""
+    return " / ".join(dict.fromkeys(values[d] for d in suite.datasets if d in values))
+
+
 def layout(records: Sequence[Record], suite: Suite) -> Layout:
     """Attacks down and defenses across, or the other way round where there are more than ``WIDE`` defenses."""
     numbers = summary(records)
     defenses = [d for d in suite.defenses if d in numbers.index.get_level_values("defense")]
-    given = {r["cell"]["defense"]: str(r["given"]["clean_images"]) for r in records}
+    given = {(r["cell"]["dataset"], r["cell"]["defense"]): str(r["given"]["clean_images"]) for r in records}
 
     def rows(dataset: str, rate: float) -> list[tuple[str, float]]:
         """The attacks of a block, those with a rate of their own in the first one."""
@@ -133,9 +138,9 @@ def layout(records: Sequence[Record], suite: Suite) -> Layout:
                 lines.append(Line(label, "", tuple(cells.get((a, d), EMPTY) for d in defenses), a == "Average"))
         else:
             columns = [*shown, "Average"] if len(shown) > 1 else shown
-            lines += [Line(name, given[d], tuple(cells.get((a, d), EMPTY) for a in columns)) for d, name in heads(defenses).items()]
+            lines += [Line(name, given.get((dataset, d), "--"), tuple(cells.get((a, d), EMPTY) for a in columns)) for d, name in heads(defenses).items()]
     if across:
-        return Layout(list(heads(defenses).values()), "Attack", lines, [given[d] for d in defenses])
+        return Layout(list(heads(defenses).values()), "Attack", lines, [_each(suite, {s: n for (s, own), n in given.items() if own == d}) for d in defenses])
     return Layout([names[a] for a in shown] + ["Average"] * (len(shown) > 1), "Defense", lines, [])
 
 
@@ -147,12 +152,13 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
     short = heads([d for d in suite.defenses if d in found])
     options = [f"{name.rpartition(' ')[2]} {', '.join(registry.split(d.partition('[')[2][:-1]))}" for d, name in short.items() if "[" in d]
     protocols = sorted({str(suite.protocol.on(r["cell"]["dataset"])) for r in records})
+    counts = {m: _each(suite, {r["cell"]["dataset"]: str(r["metrics"][m][1]) for r in reversed(records)}) for m in METRICS}
     commits = sorted({r["surroundings"]["commit"] or "unknown" for r in records})
     rates = ", ".join(f"{100 * r:g} %" for r in suite.rates) + " unless said" * bool(suite.own_rates)
     parts = [
         f"{suite.name}: {', '.join(d for d in suite.datasets if any(r['cell']['dataset'] == d for r in records))}; percent; poisoning rate {rates}; "
         + (f"mean and standard deviation over the seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one run, seed {seeds[0]}"),
-        f"CA over {first['metrics']['ca'][1]} test images, ASR and ARR over {first['metrics']['asr'][1]}",
+        f"CA over {counts['ca']} test images, ASR and ARR over {counts['asr']}",
         "best defense bold, second underlined",
         *(["options: " + "; ".join(options)] if options else []),
         "protocol " + " / ".join(protocols),

@@ -51,6 +51,20 @@ def test_latex():
     assert text.count("{") == text.count("}") and r"\usepackage{booktabs,graphicx}" in text
 
 
+def test_data_sets_with_other_counts_say_so():
+    """Clean images and test images of each data set, in the suite's order; once where they are the same."""
+    both = replace(SUITE, datasets=("digits", "signs"))
+    more = {"cell": RECORDS[2]["cell"] | {"dataset": "signs"}, "spec": RECORDS[2]["spec"] | {"dataset": "signs"}, "given": {"clean_images": 26}}
+    metrics = {"ca": [890, 1263], "asr": [9, 900], "arr": [810, 900]}
+    records = [RECORDS[2] | more | {"metrics": metrics}, *RECORDS]
+    text = tables.render(records, both, "markdown")
+    assert "| Clean images | 0 |  |  | 0 |  |  | 100 / 26 |" in text and "CA over 1000 / 1263 test images, ASR and ARR over 900. " in text
+    many = replace(both, defenses=(*SUITE.defenses, *(f"d{i}" for i in range(tables.WIDE))))
+    extra = [record("badnets", f"d{i}", 1, 1, 1) for i in range(tables.WIDE)]
+    lines = [line for line in tables.layout([*records, *extra], many).lines if line.label.startswith("MCCI")]
+    assert [line.given for line in lines] == ["100", "26"]
+
+
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")
 @pytest.mark.parametrize("layout", ["", "twocolumn"])
 def test_latex_compiles_and_fits_the_page(layout, tmp_path):
