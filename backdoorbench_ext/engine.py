@@ -323,8 +323,17 @@ class Engine:
     def predict(self, net: nn.Module, images: Images, output: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Logits float32 (n, classes) of the images as they are, in order; or another ``output`` of the net, such as ``net.features``."""
         net.eval()
+        return self._outputs({"": output or net}, images)[""]
+
+    @torch.no_grad()
+    def _outputs(self, nets: Mapping[str, Callable[[Tensor], Tensor]], images: Images) -> dict[str, Tensor]:
+        """What each of several networks in eval mode makes of the images, batch by batch side by side: those that share a part compute it once."""
+        parts: dict[str, list[Tensor]] = {name: [] for name in nets}
         with self.autocast():
-            return torch.cat([(output or net)(x).float() for x, _ in self.batches(images, 500, train=False)])
+            for x, _ in self.batches(images, 500, train=False):
+                for name, net in nets.items():
+                    parts[name].append(net(x).float())
+        return {name: torch.cat(part) for name, part in parts.items()}
 
     @torch.no_grad()
     def settle(self, net: nn.Module, images: Images) -> nn.Module:
@@ -352,16 +361,26 @@ class Engine:
         CA: clean test images whose class is found. ASR: triggered images that get the attacker's label; ARR: those that get their true
         class. ``triggered`` (from ``Attack.test_set``) holds no image whose true class is the attacker's label.
         """
-        clean, bad = self.predict(net, test).argmax(1), self.predict(net, triggered).argmax(1)
-        hits = {"ca": clean == test.y, "asr": bad == triggered.y, "arr": bad == triggered.true}
-        return {name: [int(hit.sum()), len(hit)] for name, hit in hits.items()}
+        return self._measure({"": net}, test, triggered)[""]
 
-    def measure_probes(self, test: Images, triggered: Poisoned) -> dict[str, dict[str, list[int]]]:
-        """As ``measure``, for each probe."""
+    def _measure(self, nets: Mapping[str, nn.Module], test: Images, triggered: Poisoned) -> dict[str, dict[str, list[int]]]:
+        for net in nets.values():
+            net.eval()
+        clean, bad = self._outputs(nets, test), self._outputs(nets, triggered)
+        found = {}
+        for name in nets:
+            said = bad[name].argmax(1)
+            hits = {"ca": clean[name].argmax(1) == test.y, "asr": said == triggered.y, "arr": said == triggered.true}
+            found[name] = {metric: [int(hit.sum()), len(hit)] for metric, hit in hits.items()}
+        return found
+
+    def measure_all(self, net: nn.Module, test: Images, triggered: Poisoned) -> tuple[dict[str, list[int]], dict[str, dict[str, list[int]]]]:
+        """As ``measure``, for the result and for each probe, in one pass."""
         chosen = torch.randperm(len(triggered), generator=torch.Generator().manual_seed(seed_of(self.seed, "triggered")))[:100]
         x = self.to_float(triggered.x[chosen.to(self.device)])
         made = {name: probe if isinstance(probe, nn.Module) else probe(x) for name, probe in self.probes.items()}
-        return {name: self.measure(net, test, triggered) for name, net in made.items()}
+        found = self._measure({"": net, **made}, test, triggered)
+        return found.pop(""), found
 
     def embeddings(self, net: nn.Module, test: Images, triggered: Poisoned, n: int = 500) -> dict[str, Tensor]:
         """What the result and the probes make of ``n`` clean and ``n`` triggered test images, chosen at random.

@@ -232,8 +232,7 @@ def run_cell(
     trained = defense.fit(train, engine)
     begun = time.perf_counter()
     net = defense.finish(trained, engine)
-    metrics = engine.measure(net, test, triggered)
-    probes = engine.measure_probes(test, triggered)
+    metrics, probes = engine.measure_all(net, test, triggered)
     embeddings = engine.embeddings(net, test, triggered) if options.audit else {}
     book = engine.log_book
     record = {

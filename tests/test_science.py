@@ -286,6 +286,20 @@ def test_mcci_fine_tuning_leaves_the_shared_training_alone(images):
     assert torch.equal(after.z_f, before.z_f)
 
 
+def test_what_is_measured_beside_mcci_shares_the_sfrn(images):
+    """AVG and three probes ask the SFRN about the same images: it sees each batch once, and the numbers are those of measuring one by one."""
+    engine, method = Engine(RULES, images, make_images(8, seed=9), seed=3), MCCI(images=4)
+    triggered, seen = BadNets().test_set(images, 0), []
+    trained = method.fit(images, engine)
+    net = method.finish(trained, engine)
+    alone = [engine.measure(one, images, triggered) for one in (net, engine.probes["own spectrum"], engine.probes["AIN alone"])]
+    result, probes = engine.measure_all(net, images, triggered)
+    assert [result, probes["own spectrum"], probes["AIN alone"]] == alone and set(probes) > {"mean poisoned spectrum", "one poisoned spectrum"}
+    trained.sfrn.register_forward_hook(lambda *_: seen.append(1))
+    engine.measure_all(net, images, triggered)
+    assert len(seen) == 2, "the test images and the triggered ones, a batch each"
+
+
 def test_a_probe_may_ask_for_triggered_images(images):
     """It is given triggered test images when the defense is done, and measured like any network."""
     engine, given = Engine(RULES, images, seed=3), []
@@ -299,7 +313,8 @@ def test_a_probe_may_ask_for_triggered_images(images):
         return answer
 
     engine.probe("asked", always_target)
-    assert engine.measure_probes(images, triggered) == {"asked": {"ca": [16, 64], "asr": [48, 48], "arr": [0, 48]}}
+    result, probes = engine.measure_all(engine.new_model(), images, triggered)
+    assert probes == {"asked": {"ca": [16, 64], "asr": [48, 48], "arr": [0, 48]}} and result["ca"][1] == 64
     (x,) = given
     assert x.shape == (48, 3, 32, 32) and x[:, :, -1, -1].min() == 1, "the trigger's white corner"
 
