@@ -81,7 +81,7 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
                     ax.annotate(f"{mean:.0f}", (x + 0.27 * (i - 1), high + 1), ha="center", va="bottom", fontsize=6)
             ax.set_xticks(range(len(groups)), [label for label, _ in groups], fontsize=7)
             ax.set_xlim(-0.6, len(groups) - 0.4)
-            ax.set_title(name, fontsize=8)
+            ax.set_title(name if len(name) < 14 * width else name.replace("   ", "\n"), fontsize=8)
             ax.set_ylim(0, 112)
             ax.set_yticks(range(0, 101, 20))
         for ax in axes[:, 0]:
