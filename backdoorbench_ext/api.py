@@ -46,10 +46,9 @@ class Images:
 
     def pixels(self, index: Tensor) -> Tensor:
         """``x[index]`` for an int64 index, which on a CPU takes ten times as long when written so."""
-        last = self.x.is_contiguous(memory_format=torch.channels_last)
-        whole = self.x.permute(0, 2, 3, 1) if last else self.x
-        found = whole.flatten(1).index_select(0, index.to(whole.device)).view(len(index), *whole.shape[1:])
-        return found.permute(0, 3, 1, 2) if last else found
+        found = _rows(self.x).index_select(0, index.to(self.x.device)).view(self.x.dtype)
+        _, c, h, w = self.x.shape
+        return found.view(len(index), h, w, c).permute(0, 3, 1, 2) if self.x.is_contiguous(memory_format=torch.channels_last) else found.view(len(index), c, h, w)
 
     def to(self: AnyImages, device: torch.device | str) -> AnyImages:
         """On a device, in the memory layout that convolutions like."""
@@ -74,6 +73,12 @@ class Poisoned(Images):
     def observed(self) -> Images:
         """What a defense may see: neither the mask nor the true labels."""
         return Images(self.x, self.y, self.classes)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Images uint8 (n, 3, h, w), an image a row, in words of eight bytes where they fit: PyTorch writes them six times as fast as bytes."""
+    rows = (x.permute(0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else x).flatten(1)
+    return rows.view(torch.int64) if rows.shape[1] % 8 == 0 else rows
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -266,9 +271,10 @@ class Attack(Method, ABC):
             InputError: the target is no class, or the set holds fewer images than the rate asks for.
         """
         chosen, covers = self.choose(train, target=target, rate=rate, rng=rng, spare_target=spare_target)
-        x, y, mask = train.x.clone(), train.y.clone(), torch.zeros_like(train.y, dtype=torch.bool)
+        last = torch.channels_last
+        x, y, mask = train.x.clone(memory_format=last), train.y.clone(), torch.zeros_like(train.y, dtype=torch.bool)
         cover = mask.clone()
-        x[chosen] = self.stamp(train.pixels(chosen))
+        _rows(x).index_copy_(0, chosen, _rows(self.stamp(train.pixels(chosen)).contiguous(memory_format=last)))
         y[chosen] = self.goal(train.y[chosen], target, len(train.classes))
         mask[chosen] = True
         if len(covers):

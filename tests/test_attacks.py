@@ -13,7 +13,7 @@ from torch import nn
 
 from backdoorbench_ext import registry
 from backdoorbench_ext.adversarial import deepfool, pgd
-from backdoorbench_ext.api import InputError
+from backdoorbench_ext.api import Images, InputError
 from backdoorbench_ext.engine import Engine
 
 
@@ -297,3 +297,19 @@ def test_label_modes_of_any_attack():
     assert torch.equal(bad.y[bad.mask], (bad.true[bad.mask] + 1) % 4)
     bad = attack("badnets[label_mode=clean-label]").poison(clean, target=2, rate=0.1, rng=rng)
     assert torch.equal(bad.y, bad.true) and (bad.true[bad.mask] == 2).all()
+
+
+@pytest.mark.parametrize("name", ["badnets", "blend", "wanet"])  # bytes as they are, rounded, with cover images
+@pytest.mark.parametrize("side", [8, 5])  # rows of whole words of eight bytes, and not
+def test_poison_puts_each_image_in_its_place(name, side):
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        clean = make_images(30)
+        x = F.interpolate(clean.x.float(), (side, side)).to(torch.uint8).contiguous(memory_format=layout)
+        clean, method = Images(x, clean.y, clean.classes), attack(name)
+        bad = method.poison(clean, target=0, rate=0.2, rng=torch.Generator().manual_seed(0))
+        assert bad.mask.sum() == 6 and torch.equal(clean.x, x)
+        assert torch.equal(bad.x[bad.mask], method.stamp(clean.x[bad.mask]))
+        assert torch.equal(bad.x[~bad.mask & ~bad.cover], clean.x[~bad.mask & ~bad.cover])
+        found.append(bad)
+    assert torch.equal(found[0].x, found[1].x)
