@@ -46,9 +46,9 @@ class Images:
 
     def pixels(self, index: Tensor) -> Tensor:
         """``x[index]`` for an int64 index, which on a CPU takes ten times as long when written so."""
-        found = _rows(self.x).index_select(0, index.to(self.x.device)).view(self.x.dtype)
-        _, c, h, w = self.x.shape
-        return found.view(len(index), h, w, c).permute(0, 3, 1, 2) if self.x.is_contiguous(memory_format=torch.channels_last) else found.view(len(index), c, h, w)
+        found, (_, c, h, w) = _rows(self.x).index_select(0, index.to(self.x.device)).view(self.x.dtype), self.x.shape
+        last = self.x.is_contiguous(memory_format=torch.channels_last)
+        return found.view(len(index), h, w, c).permute(0, 3, 1, 2) if last else found.view(len(index), c, h, w)
 
     def to(self: AnyImages, device: torch.device | str) -> AnyImages:
         """On a device, in the memory layout that convolutions like."""
