@@ -404,8 +404,9 @@ class Engine:
         trained = [p for p in net.parameters() if p.requires_grad]
         if recipe.optimizer == "adadelta":
             return torch.optim.Adadelta(trained, recipe.lr, weight_decay=recipe.weight_decay)
-        if recipe.optimizer == "adam":
-            return torch.optim.Adam(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+        if recipe.optimizer in ("adam", "adamw"):
+            kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+            return kind(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
         return torch.optim.SGD(trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True)
 
     def _save(self, file: Path | None, parts: tuple[Stateful, ...], done: int) -> None:

@@ -14,14 +14,16 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from safetensors.torch import load, save
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models import register_model
 from timm.models.resnet import BasicBlock, ResNet
+from timm.models.vision_transformer import Block, init_weights_vit_timm
 from torch import Tensor, nn
 
 from .api import InputError
 from .registry import nearest
 
-OURS = ("cnn5", "wrn16_1", "wrn40_1", "resnet18_cifar", "preactresnet18")
+OURS = ("cnn5", "wrn16_1", "wrn40_1", "t2t_vit_14", "resnet18_cifar", "preactresnet18")
 
 
 class PreActBlock(nn.Module):
@@ -41,7 +43,7 @@ class PreActBlock(nn.Module):
 
 
 class Pooled(nn.Module):
-    """The end of a small network by timm's contract: average pooling, then the linear layer ``fc``."""
+    """The end of a network by timm's contract: average pooling, then the linear layer ``fc``."""
 
     fc: nn.Linear
     forward_features: Callable[[Tensor], Tensor]
@@ -99,6 +101,36 @@ class PlainNet(Pooled):
         return out
 
 
+class T2TViT(Pooled):
+    """Tokens-to-token ViT (Yuan et al. 2021, https://arxiv.org/abs/2101.11986): three soft splits gather overlapping patches into tokens, with a
+    transformer layer of width 64 after each of the first two; a ViT with sinusoidal positions and a class token follows.
+
+    From 64 pixels on, 16 of them make a token, as in the paper (224 pixels). Smaller images have 4 pixels a token, 64 tokens at 32 pixels, where
+    the paper's strides would leave 4. Patches are projected to 64 before a token layer, not inside its attention.
+    """
+
+    def __init__(self, depth: int, width: int, heads: int, mlp_ratio: float, num_classes: int) -> None:
+        super().__init__()
+        layers = [nn.Sequential(nn.LayerNorm(seen), nn.Linear(seen, 64), Block(64, 1, mlp_ratio=1.0)) for seen in (3 * 7**2, 64 * 3**2)]
+        self.splits, self.token = nn.ModuleList([*layers, nn.Linear(64 * 3**2, width)]), nn.Parameter(torch.zeros(1, 1, width))
+        self.blocks = nn.Sequential(*(Block(width, heads, mlp_ratio) for _ in range(depth)), nn.LayerNorm(width))
+        self.num_features, self.fc = width, nn.Linear(width, num_classes)
+        self.apply(init_weights_vit_timm)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        strides = (2, 2, 1) if x.shape[-1] < 64 else (4, 2, 2)
+        for layer, kernel, stride in zip(self.splits, (7, 3, 3), strides, strict=True):
+            grid = [(side - 1) // stride + 1 for side in x.shape[-2:]]
+            x = layer(F.unfold(x, kernel, padding=kernel // 2, stride=stride).transpose(1, 2)).transpose(1, 2).unflatten(2, grid)
+        tokens = x.flatten(2).transpose(1, 2) + build_sincos2d_pos_embed(grid, self.num_features, device=x.device)
+        out: Tensor = self.blocks(torch.cat((self.token.expand(len(x), -1, -1), tokens), 1))
+        return out
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        out: Tensor = x[:, 0] if pre_logits else self.fc(x[:, 0])
+        return out
+
+
 def _wide(depth: int, widen: int, num_classes: int) -> PreActNet:
     """Wide residual network (Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146)."""
     return PreActNet((16 * widen, 32 * widen, 64 * widen), (depth - 4) // 6, 16, num_classes, final_norm=True)
@@ -120,6 +152,12 @@ def wrn16_1(pretrained: bool = False, num_classes: int = 10, **_: Any) -> PreAct
 def wrn40_1(pretrained: bool = False, num_classes: int = 10, **_: Any) -> PreActNet:
     """CBD's larger network, table 6."""
     return _wide(40, 1, num_classes)
+
+
+@register_model
+def t2t_vit_14(pretrained: bool = False, num_classes: int = 10, **_: Any) -> T2TViT:
+    """The network of CBD's table 7: 384 features, 21 million parameters."""
+    return T2TViT(14, 384, 6, 3.0, num_classes)
 
 
 @register_model
@@ -222,7 +260,11 @@ class Watch:
 
 @torch.no_grad()
 def last_stages(net: nn.Module, x: Tensor, stages: int = 3) -> list[str]:
-    """The last module at each of the lowest ``stages`` resolutions above one pixel."""
+    """The last module at each of the lowest ``stages`` resolutions above one pixel.
+
+    Raises:
+        InputError: there is no second resolution, as in vision transformers.
+    """
     watch = Watch(net, [name for name, _ in net.named_modules() if name])
     sides: dict[int, str] = {}
     net(x)
@@ -230,6 +272,8 @@ def last_stages(net: nn.Module, x: Tensor, stages: int = 3) -> list[str]:
     for name, output in watch.seen.items():
         if isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] > 1:
             sides[output.shape[-1]] = name
+    if len(sides) < 2:
+        raise InputError("the network keeps one resolution, as vision transformers do: there are no stages whose attention maps could be compared")
     return [sides[side] for side in sorted(sides, reverse=True)[-stages:]]
 
 

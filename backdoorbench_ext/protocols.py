@@ -17,11 +17,11 @@ class Recipe:
     Args:
         epochs: passes over the training set.
         batch_size: images a step; the incomplete last batch of an epoch is left out (the next epoch shuffles anew).
-        optimizer: "sgd" (with ``momentum``, ``nesterov``), "adam" or "adadelta".
+        optimizer: "sgd" (with ``momentum``, ``nesterov``), "adam", "adamw" or "adadelta".
         lr: the highest learning rate.
         schedule: "step" multiplies the rate by 0.1 at each of ``milestones`` (shares of the training),
             "cosine" goes down to 0, "one-cycle" rises linearly for 20 % and falls linearly to 0, "constant" stays.
-        weight_decay: L2 penalty through the optimizer, on all parameters.
+        weight_decay: L2 penalty through the optimizer, on all parameters; with "adamw" decoupled from the gradient.
     """
 
     epochs: int = 100

@@ -83,6 +83,8 @@ def test_last_stages():
         net(x)
         assert [watch.seen[name].shape[-1] for name in names] == sides, model
         watch.end()
+    with pytest.raises(InputError, match="keeps one resolution, as vision transformers do"):
+        last_stages(Net("t2t_vit_14", 10).eval(), x)
 
 
 def test_bezier_point():

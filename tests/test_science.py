@@ -211,6 +211,16 @@ def test_schedules(recipe, expected):
     assert {done: recipe.lr_at(done) for done in expected} == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("optimizer, expected", [("sgd", 2 - 0.1 * (1 + 0.5 * 2)), ("adam", 2 - 0.1), ("adamw", 2 * (1 - 0.1 * 0.5) - 0.1)])
+def test_a_step_of_each_optimizer_by_hand(images, optimizer, expected):
+    """Of a parameter 2 with the gradient 1; Adam's first step is the learning rate, and its L2 penalty changes the gradient's size alone."""
+    net = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(net.weight, 2.0)
+    recipe = Recipe(optimizer=optimizer, lr=0.1, schedule="constant", weight_decay=0.5)
+    Engine(RULES, images).fit(net, images, steps=1, recipe=recipe, loss=lambda net, x, y: net.weight.sum())
+    assert net.weight.item() == pytest.approx(expected)
+
+
 def test_protocols_are_the_papers():
     assert [CBD.recipe.lr_at(e / 100) for e in (0, 19, 20, 69, 70, 99)] == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
     assert [MCCI_PROTOCOL.recipe.lr_at(e / 100) for e in (29, 30, 60, 90)] == pytest.approx([0.1, 0.01, 0.001, 0.0001])
@@ -227,7 +237,7 @@ def test_networks_keep_timms_contract(name):
         assert z.shape == (2, net.num_features)
         torch.testing.assert_close(net.head(z), net(x))
         torch.testing.assert_close(net.backbone(x), net(x))
-    expected = {"wrn16_1": 175_000, "resnet18_cifar": 11_172_000, "preactresnet18": 11_170_000}
+    expected = {"wrn16_1": 175_000, "resnet18_cifar": 11_172_000, "preactresnet18": 11_170_000, "t2t_vit_14": 21_020_000}
     if name in expected:
         assert parameters(Net(name, 10)) == pytest.approx(expected[name], rel=0.01)
 
@@ -319,8 +329,8 @@ def test_a_probe_may_ask_for_triggered_images(images):
     assert x.shape == (48, 3, 32, 32) and x[:, :, -1, -1].min() == 1, "the trigger's white corner"
 
 
-COUNTS = {"cbd_table1": 133, "cbd_table2": 32, "cbd_table3": 16, "cbd_table5": 8, "cbd_table6": 8, "cbd_table8": 7, "mcci_table1": 84, "mcci_table4": 9,
-          "mcci_table7": 12, "mcci_table8": 10}  # fmt: skip
+COUNTS = {"cbd_table1": 133, "cbd_table2": 32, "cbd_table3": 16, "cbd_table5": 8, "cbd_table6": 8, "cbd_table7": 8, "cbd_table8": 7, "mcci_table1": 84,
+          "mcci_table4": 9, "mcci_table7": 12, "mcci_table8": 10}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COUNTS)
