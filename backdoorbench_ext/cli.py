@@ -220,7 +220,9 @@ def run(
     save_models: Annotated[bool, typer.Option("--save-models", help="keep every network beside its record, as .safetensors")] = False,
     audit: Annotated[
         bool,
-        typer.Option("--audit", help="log the losses of clean and of poisoned training images and keep embeddings, for bbx plot losses and tsne"),
+        typer.Option(
+            "--audit", help="log CA, ASR, ARR and the losses of clean and poisoned images by epoch, keep embeddings: for bbx plot learning, losses, tsne"
+        ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
     plugin: Plugins = [],  # noqa: B006

@@ -130,6 +130,20 @@ class Log:
     clean_given: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What a training is looked at with after every epoch of a classifier; the method sees nothing of it.
+
+    Args:
+        seen: training images by name, whose cross-entropy is logged.
+        test, triggered: test images as ``Engine.measure`` takes them, of which CA, ASR and ARR are logged in percent.
+    """
+
+    seen: Mapping[str, Images]
+    test: Images
+    triggered: Poisoned
+
+
 class Engine:
     """Builds, trains and evaluates networks for one method; all of its chance comes from ``seed``.
 
@@ -143,13 +157,13 @@ class Engine:
         progress: called after every epoch.
         victim: file of the network that ``victim`` returns, shared by all that ask for the same.
         compile: mode of ``torch.compile`` for plain training, "" for none; losses of a method's own are never compiled.
-        audit: images by name; the cross-entropy of each is logged after every epoch of a classifier, and nothing else changes.
+        audit: logged after every epoch of a classifier, and nothing else changes.
     """
 
     def __init__(
         self, rules: Rules, train: Images, reserve: Images | None = None, *, seed: int = 0, device: torch.device | str = "cpu",
         state: Path | None = None, progress: Progress | None = None, victim: Path | None = None, compile: str = "",
-        audit: Mapping[str, Images] | None = None,
+        audit: Audit | None = None,
     ) -> None:  # fmt: skip
         self.rules, self.classes, self.seed = rules, train.classes, seed
         self.device, self.bf16 = torch.device(device), has_bf16(torch.device(device))
@@ -157,7 +171,7 @@ class Engine:
         self.probes: dict[str, nn.Module | Callable[[Tensor], nn.Module]] = {}
         self.rng = torch.Generator().manual_seed(seed)
         self._reserve, self._state, self._progress, self._stage = reserve, state, progress, 0
-        self._train, self._victim, self.compile, self._audit = train, victim, compile, audit or {}
+        self._train, self._victim, self.compile, self._audit = train, victim, compile, audit
         self._moments: tuple[Tensor, Tensor] | None = None
         if rules.normalise is True:
             x = train.x.float().div(255)
@@ -265,7 +279,7 @@ class Engine:
 
     def fit(
         self, net: nn.Module, images: Images, *, name: str = "train", epochs: int | None = None, steps: int | None = None,
-        loss: Loss = cross_entropy, recipe: Recipe | None = None, beside: tuple[Stateful, ...] = (),
+        loss: Loss = cross_entropy, recipe: Recipe | None = None, beside: tuple[Stateful, ...] = (), answers: Callable[[Tensor], nn.Module] | None = None,
     ) -> nn.Module:  # fmt: skip
         """Train ``net`` in place and return it in eval mode.
 
@@ -275,6 +289,8 @@ class Engine:
             loss: what is minimised, (net, x, y) -> scalar.
             recipe: the protocol's unless told.
             beside: modules and optimizers that ``loss`` trains itself, saved and restored with the net.
+            answers: the network that an audit measures in place of ``net``, where that is not what will answer in the end; given
+                100 clean test images, float (n, 3, h, w).
 
         Raises:
             Diverged: the loss was not finite.
@@ -310,14 +326,19 @@ class Engine:
                 raise Diverged(f"the loss is not finite in {where}: the training diverged and the cell has no result")
             self.log(**{f"{name} loss": mean})
             self.log_book.seconds[name] = self.log_book.seconds.get(name, 0.0) + time.perf_counter() - start
-            if isinstance(net, Net) and net.backbone.get_classifier().out_features == len(self.classes):
-                for audited, own in self._audit.items():
-                    self.log(**{f"{name}, {audited} loss": float(F.cross_entropy(self.predict(net, own), own.y))})
+            if self._audit and (answers or (isinstance(net, Net) and net.backbone.get_classifier().out_features == len(self.classes))):
+                self._look(self._audit, name, answers(self.to_float(self._audit.test.x[:100])) if answers else net)
                 net.train()
             self._save(file, parts, done)
             if self._progress:
                 self._progress(name, -(-done // per_epoch), -(-total // per_epoch))
         return net.eval()
+
+    def _look(self, audit: Audit, name: str, net: nn.Module) -> None:
+        for seen, own in audit.seen.items():
+            self.log(**{f"{name}, {seen} loss": float(F.cross_entropy(self.predict(net, own), own.y))})
+        for metric, (hits, n) in self.measure(net, audit.test, audit.triggered).items():
+            self.log(**{f"{name}, {metric.upper()}": 100 * hits / max(1, n)})
 
     @torch.no_grad()
     def predict(self, net: nn.Module, images: Images, output: Callable[[Tensor], Tensor] | None = None) -> Tensor:

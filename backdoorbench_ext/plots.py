@@ -211,6 +211,46 @@ def losses(records: Sequence[Record], suite: Suite) -> Figure:
     return figure
 
 
+def learning(records: Sequence[Record], suite: Suite) -> Figure:
+    """CA and ASR of test images over the seconds of a training, as ``--audit`` logs them, a row an attack (and data set and rate), a colour a defense of
+    the first seed, a line a stage of it.
+
+    Raises:
+        InputError: no records, or none with these curves.
+    """
+    _, names = _means(records, suite)
+    first = min(r["spec"]["seed"] for r in records)
+    shown = [r for r in records if r["spec"]["seed"] == first and any(name.endswith(", CA") for name in r["curves"])]
+    if not shown:
+        raise InputError(f"the records of {suite.name} hold no CA by epoch: bbx run {suite.name} --audit logs it, of cells that have no record yet")
+    rows = list(dict.fromkeys((r["cell"]["attack"], r["cell"]["dataset"], r["spec"]["rate"]) for r in shown))
+    defenses = [d for d in names if any(r["cell"]["defense"] == d for r in shown)]
+    with plt.rc_context(STYLE):
+        size = (6.4, 1.7 * len(rows) + 0.3 + 0.17 * -(-len(defenses) // 3))
+        figure, axes = plt.subplots(len(rows), 2, figsize=size, sharey=True, sharex="row", squeeze=False, layout="constrained")
+        lines = {}
+        for record in shown:
+            row = axes[rows.index((record["cell"]["attack"], record["cell"]["dataset"], record["spec"]["rate"]))]
+            i, start = defenses.index(record["cell"]["defense"]), 0.0
+            for stage, seconds in record["time"]["stages"].items():
+                for ax, metric in zip(row, ("CA", "ASR"), strict=True):
+                    values = record["curves"].get(f"{stage}, {metric}", [])
+                    when = [start + seconds * (epoch + 1) / len(values) for epoch in range(len(values))]
+                    if values:
+                        lines[names[defenses[i]]] = ax.plot(when, values, MARKS[i % len(MARKS)] + "-", color=OKABE_ITO[i % len(OKABE_ITO)], lw=1, ms=2)[0]
+                start += seconds
+        for row, (attack, dataset, rate) in zip(axes, rows, strict=True):
+            for ax, metric in zip(row, ("ca", "asr"), strict=True):
+                ax.set_title(f"{ARROWS[metric][0]}   {attack}, {dataset}, {100 * rate:g} %", fontsize=7)
+                ax.set_ylim(-4, 104)
+                ax.grid(lw=0.3)
+            row[0].set_ylabel("percent")
+        for ax in axes[-1]:
+            ax.set_xlabel("seconds of training")
+        figure.legend(lines.values(), lines, loc="outside lower center", ncols=3, frameon=False, fontsize=7)
+    return figure
+
+
 def times(records: Sequence[Record], suite: Suite) -> Figure:
     """Seconds of training by defense, a panel a data set: the mean over attacks and seeds, a dot a run. A repair counts its victim's, too."""
     _, names = _means(records, suite)
@@ -231,7 +271,7 @@ def times(records: Sequence[Record], suite: Suite) -> Figure:
     return figure
 
 
-DRAWINGS = {"bars": bars, "heatmap": heatmap, "scatter": scatter, "rates": rates, "losses": losses, "times": times}
+DRAWINGS = {"bars": bars, "heatmap": heatmap, "scatter": scatter, "rates": rates, "losses": losses, "learning": learning, "times": times}
 """What is drawn from records alone, by name."""
 
 

@@ -22,8 +22,8 @@ Record = dict[str, Any]
 
 
 def write(path: Path, record: Record) -> None:
-    """Write a record and take away the trace of an earlier failure."""
-    write_whole(path, (json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+    """Write a record, its stages in the order in which they were trained, and take away the trace of an earlier failure."""
+    write_whole(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
     path.with_suffix(".failed").unlink(missing_ok=True)
 
 

@@ -23,6 +23,7 @@ DRAWN = {
     "scatter": "ASR against CA, a point a cell; good is at the lower right.",
     "rates": "Over the poisoning rate.",
     "losses": "Training losses; with those of clean and of poisoned images, which no defense sees.",
+    "learning": "CA and ASR of test images over the seconds of training, a line a stage.",
     "tsne": "What the networks make of test images, by t-SNE.",
 }
 

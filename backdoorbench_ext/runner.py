@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from . import datasets, models, plots, records, registry
 from .api import Attack, Defense, Images, InputError, Poisoned
-from .engine import Engine, check_per_class, keep_memory, pick_device, seed_of
+from .engine import Audit, Engine, check_per_class, keep_memory, pick_device, seed_of
 from .engine import Progress as Report
 from .files import once, write_whole
 from .protocols import Protocol
@@ -45,8 +45,8 @@ class Options:
         device: "auto", "cpu", "cuda:0", ...
         models: keep the network of every cell beside its record, as ``.safetensors``.
         compile: mode of ``torch.compile`` for plain training, "" for none.
-        audit: log the loss of clean and of poisoned training images after every epoch, and keep what the networks make of some test
-            images beside the record, as ``.embeddings``; no defense sees any of it.
+        audit: log the loss of clean and of poisoned training images, and CA, ASR and ARR of some test images, after every epoch, and keep what
+            the networks make of some test images beside the record, as ``.embeddings``; no defense sees any of it.
         plugins: files registered with ``--plugin``, for worker processes.
     """
 
@@ -224,8 +224,7 @@ def run_cell(
         torch.cuda.reset_peak_memory_stats(device)
     train = poisoned.observed()
     seed, victim = seed_of(cell.seed, "training"), victim_file(cell, options)
-    sorts = {"clean": ~poisoned.mask & ~poisoned.cover, "poisoned": poisoned.mask} if options.audit else {}
-    audit = {name: train[own.nonzero().flatten()[:500]] for name, own in sorts.items() if own.any()}
+    audit = _audit(poisoned, test, triggered, cell.seed) if options.audit else None
     told = {"progress": progress, "compile": options.compile, "audit": audit}
     engine = Engine(found.rules, train, reserve, seed=seed, device=device, state=state, victim=victim, **told)
     poisoning = time.perf_counter() - begun
@@ -256,6 +255,14 @@ def run_cell(
         | {"bf16": engine.bf16, "compile": engine.compile, "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
     }
     return record, net, embeddings
+
+
+def _audit(poisoned: Poisoned, test: Images, triggered: Poisoned, seed: int) -> Audit:
+    """500 training images of each sort, and 1,000 test images and 1,000 triggered ones."""
+    sorts, train = {"clean": ~poisoned.mask & ~poisoned.cover, "poisoned": poisoned.mask}, poisoned.observed()
+    rng = torch.Generator().manual_seed(seed_of(seed, "audit"))
+    chosen, bad = (torch.randperm(len(images), generator=rng)[:1000] for images in (test, triggered))
+    return Audit({name: train[own.nonzero().flatten()[:500]] for name, own in sorts.items() if own.any()}, test[chosen], triggered[bad])
 
 
 def _run_group(cells: list[Cell], folder: Path, options: Options, progress: Any = None) -> list[Outcome]:
@@ -341,6 +348,7 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None =
     todo = missing(suite, cells, options)
     for cell in {(c.dataset, c.attack, c.defense, c.rate): c for c in todo}.values():
         parts(cell, options)
+    suite.save(folder)  # now, so that a grid of one's own can be asked about while it runs, or after a kill
     if jobs is None:
         jobs = min(os.cpu_count() or 1, len(groups(todo))) if pick_device(options.device).type == "cpu" else 1
     outcomes: list[Outcome] = []

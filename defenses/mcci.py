@@ -63,7 +63,11 @@ class MCCI(Defense):
         if not released:
             spectrum.standardise(train)
         net = TwoPaths(engine.new_model(outputs), ain(train.x.shape[-1], outputs), spectrum, len(train.classes), self.alpha if alone else None)
-        return engine.fit(engine.move(net), train, name="SFRN + AIN", recipe=recipe)
+
+        def answers(x: Tensor) -> nn.Module:
+            return net.sfrn if alone else MindControl(net, ain_sees=net.spectrum(x).mean(0, keepdim=True))
+
+        return engine.fit(engine.move(net), train, name="SFRN + AIN", recipe=recipe, answers=answers)
 
     def finish(self, net: nn.Module, engine: Engine) -> nn.Module:
         assert isinstance(net, TwoPaths)

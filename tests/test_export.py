@@ -112,6 +112,9 @@ def test_tsne_of_what_an_audit_kept(tmp_path, monkeypatch, capsys):
     for _, clean, classes, triggered, true in shown:
         assert len(clean) == len(classes) == 60 and len(triggered) == len(true) == int((classes != 0).sum()) and (true != 0).all()
         assert clean.shape[1] == triggered.shape[1] and not torch.equal(clean[: len(triggered)], triggered)
+    assert here("plot", "learning", folder, "--format", "png") == 0 and (folder / "learning.png").exists()
+    curves = {r["cell"]["defense"]: set(r["curves"]) for r in records.read_all(folder)}
+    assert "SFRN + AIN, ASR" in curves["mcci[images=4]"] and "f_C, ARR" in curves["cbd[t1_steps=1]"] and "train, CA" in curves["fp[images=4,epochs=1]"]
     for file in folder.rglob("*.embeddings"):
         file.unlink()
     assert here("plot", "tsne", folder) == 2 and "--audit keeps them" in capsys.readouterr().err
@@ -119,7 +122,8 @@ def test_tsne_of_what_an_audit_kept(tmp_path, monkeypatch, capsys):
 
 def test_a_figure_is_looked_into_without_being_asked(tmp_path):
     """The papers' figures of losses and embeddings are suites that say so, and their folders of results say it, too."""
-    assert all(suite.load(name).audit for name in ("cbd_figure3", "cbd_figure4", "cbd_premise", "mcci_figure3")) and not suite.load("cbd_table1").audit
+    figures = ("cbd_figure3", "cbd_figure4", "cbd_premise", "mcci_figure3", "mcci_figure6")
+    assert all(suite.load(name).audit for name in figures) and not suite.load("cbd_table1").audit
     file = tmp_path / "looked.py"
     file.write_text("""from conftest import RULES
 from backdoorbench_ext.suite import Suite

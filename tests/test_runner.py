@@ -64,6 +64,7 @@ def test_run_writes_each_record_once(grid, tmp_path):
     assert set(record["probes"]) == {"f_B"} and record["surroundings"]["versions"]["torch"] == torch.__version__
     assert record["spec"]["protocol"]["recipe"]["epochs"] == 1 and record["spec"]["defense"]["beta"] == 1e-4
     assert not list((tmp_path / "grid" / ".state").glob("*/*.pt")), "the state of finished trainings is taken away"
+    assert suite.load(str(tmp_path / "grid")).cells() == cells, "known to who asks while it runs"
 
 
 def test_a_changed_option_is_another_cell(grid):
@@ -294,7 +295,9 @@ def test_an_audit_logs_losses_by_poison_and_changes_nothing_else(grid, tmp_path)
         records.append({cell.defense: timeless(options.out / "grid" / cell.path()) for cell in grid.cells()})
     for defense, stages in (("none", ("train",)), ("cbd[t1_steps=1]", ("f_B", "f_C"))):
         curves = records[1][defense]["curves"]
-        extra = {name: curves.pop(name) for name in list(curves) if name.endswith(("clean loss", "poisoned loss"))}
-        assert set(extra) == {f"{stage}, {sort} loss" for stage in stages for sort in ("clean", "poisoned")}
+        extra = {name: curves.pop(name) for name in list(curves) if ", " in name}
+        assert set(extra) == {f"{stage}, {what}" for stage in stages for what in ("clean loss", "poisoned loss", "CA", "ASR", "ARR")}
         assert all(len(values) == len(curves[f"{name.partition(',')[0]} loss"]) for name, values in extra.items())
         assert records[0][defense] == records[1][defense]
+        for metric, (hits, n) in records[1][defense]["metrics"].items():
+            assert extra[f"{stages[-1]}, {metric.upper()}"][-1] == pytest.approx(100 * hits / n), "all test images are fewer than 1,000"

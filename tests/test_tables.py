@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from conftest import RULES
 
-from backdoorbench_ext import plots, tables
+from backdoorbench_ext import plots, records, tables
 from backdoorbench_ext.api import InputError
 from backdoorbench_ext.suite import Suite
 
@@ -49,6 +49,17 @@ def test_latex():
     assert LATEX in text
     assert r"5 \%" in text and r"CPU\_x \& y, commit abc" in text and "Options: (a) inference=avg." in text
     assert text.count("{") == text.count("}") and r"\usepackage{booktabs,graphicx}" in text
+
+
+def test_learning_puts_stages_one_after_the_other(tmp_path):
+    time = {"training": 6.0, "stages": {"first": 2.0, "after": 4.0}}
+    curves = {"first, CA": [10.0, 20.0], "first, ASR": [90.0, 80.0], "after, CA": [30.0], "after, ASR": [5.0], "first loss": [1.0, 1.0], "after loss": [1.0]}
+    records.write(tmp_path / "made.json", RECORDS[1] | {"time": time, "curves": curves})
+    ca, asr = plots.learning([records.read(tmp_path / "made.json"), RECORDS[0] | {"curves": {}}], SUITE).axes
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in ca.lines] == [([1, 2], [10, 20]), ([6], [30])]
+    assert [list(line.get_ydata()) for line in asr.lines] == [[90, 80], [5]]
+    with pytest.raises(InputError, match="--audit logs it"):
+        plots.learning([RECORDS[0] | {"curves": {}}], SUITE)
 
 
 def test_data_sets_with_other_counts_say_so():
