@@ -31,6 +31,8 @@ from .files import once, write_whole
 from .protocols import Protocol
 from .suite import Cell, Suite, digest
 
+LINE_EVERY = 60.0  # seconds between lines on the progress, where there is no terminal to draw bars on
+
 _epochs: Any = None  # in a worker: the queue that tells the parent of finished epochs
 
 
@@ -356,13 +358,17 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None =
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
         console=console, disable=not console.is_terminal,
     ) as bars:  # fmt: skip
-        whole, own = bars.add_task("cells", total=len(todo)), {}
+        whole, own, said = bars.add_task("cells", total=len(todo)), {}, time.monotonic()
 
         def epoch(cell: Cell, stage: str, done: int, total: int) -> None:
+            nonlocal said
             name = f"{label(cell)}: {stage}, epochs"
             if name not in own:
                 own[name] = bars.add_task(name, total=total)
             bars.update(own[name], completed=done, total=total, visible=done < total)
+            if not console.is_terminal and time.monotonic() - said >= LINE_EVERY:
+                said = time.monotonic()
+                console.print(f"{name} {done}/{total}", highlight=False, markup=False, soft_wrap=True)
 
         def report(finished: list[Outcome]) -> None:
             for outcome in finished:

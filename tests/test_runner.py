@@ -1,5 +1,6 @@
 """The way from a suite to records and tables: run, kill, go on, fail, refuse."""
 
+import io
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import RULES, here
+from rich.console import Console
 from test_registry import DEFENSE
 
 from backdoorbench_ext import cost, records, registry, runner, suite, tune
@@ -65,6 +67,13 @@ def test_run_writes_each_record_once(grid, tmp_path):
     assert record["spec"]["protocol"]["recipe"]["epochs"] == 1 and record["spec"]["defense"]["beta"] == 1e-4
     assert not list((tmp_path / "grid" / ".state").glob("*/*.pt")), "the state of finished trainings is taken away"
     assert suite.load(str(tmp_path / "grid")).cells() == cells, "known to who asks while it runs"
+
+
+def test_progress_where_no_bars_can_be_drawn(grid, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "LINE_EVERY", 0)
+    console = Console(file=io.StringIO())
+    runner.run(grid, grid.cells("none/rate"), runner.Options(out=tmp_path, device="cpu"), jobs=1, console=console)
+    assert "digits[train=200,test=20] badnets none rate 0.1 seed 0: train, epochs 1/1\n" in console.file.getvalue()
 
 
 def test_a_changed_option_is_another_cell(grid):
