@@ -59,7 +59,8 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
             part = there[(there["attack"] == attack) & (there["rate"] == rate)]
             if not part.empty:
                 groups = [(_lines(title(d).replace(" [", "[")), part[part["defense"] == d]) for d in defenses]
-                panels.append((f"{attack}   {dataset}, {100 * rate:g} % poisoned", groups))
+                share = "not poisoned" if attack == "none" else f"{100 * rate:g} % poisoned"
+                panels.append((f"{attack}   {dataset}, {share}", groups))
     longest = max(len(line) for _, groups in panels for label, _ in groups for line in label.split("\n"))
     across = len(panels[0][1])
     width = max(3.2, across * max(1.0 if across < 10 else 0.6, 0.064 * longest) + 0.6)
