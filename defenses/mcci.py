@@ -181,8 +181,11 @@ def ain(size: int, outputs: int) -> nn.Sequential:
     if size < 64:
         for inputs, width, drop in ((3, 32, 0.2), (32, 64, 0.3), (64, 128, 0.4)):
             layers += [*conv(inputs, width, 3, bias=False), *conv(width, width, 3, bias=False), nn.MaxPool2d(2), nn.Dropout(drop)]
-        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * (size // 8) ** 2, outputs))
-    layers += [*conv(3, 96, 11, 4), *conv(96, 256, 5), nn.MaxPool2d(3, 2), nn.Dropout(0.2)]
-    for width, inputs, drop in ((384, 256, 0.3), (256, 384, 0.4)):
-        layers += [*conv(inputs, width, 3), *conv(width, width, 3), nn.MaxPool2d(3, 2), nn.Dropout(drop)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(outputs))
+    else:
+        layers += [*conv(3, 96, 11, 4), *conv(96, 256, 5), nn.MaxPool2d(3, 2), nn.Dropout(0.2)]
+        for width, inputs, drop in ((384, 256, 0.3), (256, 384, 0.4)):
+            layers += [*conv(inputs, width, 3), *conv(width, width, 3), nn.MaxPool2d(3, 2), nn.Dropout(drop)]
+    body = nn.Sequential(*layers, nn.Flatten())
+    with torch.no_grad():
+        flat = body.eval()(torch.zeros(1, 3, size, size)).shape[1]
+    return nn.Sequential(*body, nn.Linear(flat, outputs)).train()

@@ -83,6 +83,15 @@ def test_ain_is_table_6(size, flat):
     assert widths == ([32, 32, 64, 64, 128, 128] if size == 32 else [96, 256, 384, 384, 256, 256])
 
 
+def test_the_large_ain_trains():
+    """It was once left without weights until its first batch, and moving it to the device failed."""
+    images, rules = make_images(8, side=64), replace(RULES, recipe=replace(RULES.recipe, epochs=1, batch_size=4))
+    engine = Engine(rules, images, images)
+    net = MCCI(images=2).fit(images, engine)
+    assert net.ain[-1].in_features == 256 and engine.log_book.images == 8
+    assert all(engine.predict(MCCI(images=2).finish(net, engine), images).isfinite().flatten())
+
+
 def test_mind_control_is_the_full_network_on_a_fixed_spectrum():
     torch.manual_seed(0)
     net = TwoPaths(Net("bbx_test", 100), ain(32, 100), Spectrum(), 4, None).eval()
