@@ -6,8 +6,6 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
@@ -17,12 +15,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from . import __version__, beside, cost, datasets, export, models, plots, records, registry, report, runner, suite, tables, tune
 from .api import InputError
 from .engine import pick_device
+from .progress import bars
 from .protocols import PROTOCOLS
 from .suite import Suite
 from .toolbox import attacks as toolbox
@@ -391,26 +389,11 @@ def plot(
     else:
         cells = {(cell.dataset, cell.attack): cell for cell in reversed(grid.cells(only)) if cell.attack != "none"}
         options = runner.Options(out=folder.parent, data=data, device=device, plugins=tuple(plugin))
-        with _bars() as report:
+        with bars(err) as report:
             shown = [(cell.attack, *runner.specimen(cell, options, partial(report, cell.attack))) for cell in list(cells.values())[::-1]]
         drawn, stem = plots.gallery(shown), "gallery"
     for file in plots.save(drawn, folder / stem, formats):
         print(file)
-
-
-@contextmanager
-def _bars() -> Iterator[Callable[[str, str, int, int], None]]:
-    """A bar for everything that reports (whose, what, done, in all); only on a terminal."""
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err, disable=not err.is_terminal) as bars:
-        known: dict[str, TaskID] = {}
-
-        def report(whose: str, what: str, done: int, total: int) -> None:
-            name = escape(f"{whose}: {what}")
-            if name not in known:
-                known[name] = bars.add_task(name, total=total)
-            bars.update(known[name], completed=done)
-
-        yield report
 
 
 @app.command()
@@ -440,7 +423,7 @@ def poison(
     if len(cells) > 1:
         raise InputError("give one attack and one data set")
     options = runner.Options(out=out_, data=data, download=download, device=device, plugins=tuple(plugin))
-    with _bars() as report:
+    with bars(err) as report:
         if form == "backdoorbench":
             counts = commands.poison(cells[0], options, to, partial(report, attack))
         else:

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from filelock import FileLock
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -28,10 +27,9 @@ from .api import Attack, Defense, Images, InputError, Poisoned
 from .engine import Audit, Engine, check_per_class, keep_memory, pick_device, seed_of
 from .engine import Progress as Report
 from .files import once, write_whole
+from .progress import bars
 from .protocols import Protocol
 from .suite import Cell, Suite, digest
-
-LINE_EVERY = 60.0  # seconds between lines on the progress, where there is no terminal to draw bars on
 
 _epochs: Any = None  # in a worker: the queue that tells the parent of finished epochs
 
@@ -354,26 +352,16 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None =
     if jobs is None:
         jobs = min(os.cpu_count() or 1, len(groups(todo))) if pick_device(options.device).type == "cpu" else 1
     outcomes: list[Outcome] = []
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        console=console, disable=not console.is_terminal,
-    ) as bars:  # fmt: skip
-        whole, own, said = bars.add_task("cells", total=len(todo)), {}, time.monotonic()
+    with bars(console, "cells") as told:
+        told("cells", "", 0, len(todo))
 
         def epoch(cell: Cell, stage: str, done: int, total: int) -> None:
-            nonlocal said
-            name = f"{label(cell)}: {stage}, epochs"
-            if name not in own:
-                own[name] = bars.add_task(name, total=total)
-            bars.update(own[name], completed=done, total=total, visible=done < total)
-            if not console.is_terminal and time.monotonic() - said >= LINE_EVERY:
-                said = time.monotonic()
-                console.print(f"{name} {done}/{total}", highlight=False, markup=False, soft_wrap=True)
+            told(label(cell), f"{stage}, epochs", done, total)
 
         def report(finished: list[Outcome]) -> None:
             for outcome in finished:
                 outcomes.append(outcome)
-                bars.advance(whole)
+                told("cells", "", len(outcomes), len(todo))
                 console.print(f"[{len(outcomes)}/{len(todo)}] {describe(outcome)}", highlight=False, markup=False, soft_wrap=True)
 
         if jobs <= 1:

@@ -17,7 +17,7 @@ from conftest import RULES, here
 from rich.console import Console
 from test_registry import DEFENSE
 
-from backdoorbench_ext import cost, records, registry, runner, suite, tune
+from backdoorbench_ext import cost, progress, records, registry, runner, suite, tune
 from backdoorbench_ext.api import InputError
 from backdoorbench_ext.suite import Suite
 
@@ -70,7 +70,7 @@ def test_run_writes_each_record_once(grid, tmp_path):
 
 
 def test_progress_where_no_bars_can_be_drawn(grid, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "LINE_EVERY", 0)
+    monkeypatch.setattr(progress, "LINE_EVERY", 0)
     console = Console(file=io.StringIO())
     runner.run(grid, grid.cells("none/rate"), runner.Options(out=tmp_path, device="cpu"), jobs=1, console=console)
     assert "digits[train=200,test=20] badnets none rate 0.1 seed 0: train, epochs 1/1\n" in console.file.getvalue()

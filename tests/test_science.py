@@ -89,7 +89,7 @@ def test_the_large_ain_trains():
     engine = Engine(rules, images, images)
     net = MCCI(images=2).fit(images, engine)
     assert net.ain[-1].in_features == 256 and engine.log_book.images == 8
-    assert all(engine.predict(MCCI(images=2).finish(net, engine), images).isfinite().flatten())
+    assert engine.predict(MCCI(images=2).finish(net, engine), images).isfinite().all()
 
 
 def test_mind_control_is_the_full_network_on_a_fixed_spectrum():
