@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +54,8 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
         there = data[data["dataset"] == dataset]
         if len(defenses) == 1 and len(rows) > 1:
             groups = [(_lines(a) + (f"\n{100 * r:g} %" if a in suite.own_rates else ""), there[(there["attack"] == a) & (there["rate"] == r)]) for a, r in rows]
-            panels.append((f"{title(defenses[0])}   {dataset}, {', '.join(f'{100 * r:g} %' for r in suite.rates)} poisoned unless said", groups))
+            share = f"{', '.join(f'{100 * r:g} %' for r in suite.rates)} poisoned" + " unless said" * bool(suite.own_rates)
+            panels.append((f"{title(defenses[0])}   {dataset}, {share}", groups))
             continue
         for attack, rate in rows:
             part = there[(there["attack"] == attack) & (there["rate"] == rate)]
@@ -82,7 +84,7 @@ def bars(records: Sequence[Record], suite: Suite) -> Figure:
                     ax.annotate(f"{mean:.0f}", (x + 0.27 * (i - 1), high + 1), ha="center", va="bottom", fontsize=6)
             ax.set_xticks(range(len(groups)), [label for label, _ in groups], fontsize=7)
             ax.set_xlim(-0.6, len(groups) - 0.4)
-            ax.set_title(name if len(name) < 14 * width else name.replace("   ", "\n"), fontsize=8)
+            ax.set_title(_wrapped(name, int(14 * width)), fontsize=8)
             ax.set_ylim(0, 112)
             ax.set_yticks(range(0, 101, 20))
         for ax in axes[:, 0]:
@@ -274,6 +276,13 @@ def times(records: Sequence[Record], suite: Suite) -> Figure:
 
 DRAWINGS = {"bars": bars, "heatmap": heatmap, "scatter": scatter, "rates": rates, "losses": losses, "learning": learning, "times": times}
 """What is drawn from records alone, by name."""
+
+
+def _wrapped(name: str, letters: int) -> str:
+    """A title in as many lines as it needs, broken between its parts, then at spaces and after commas."""
+    if len(name) <= letters:
+        return name
+    return "\n".join(line for part in name.split("   ") for line in textwrap.wrap(re.sub(r",(?=\S)", ", ", part), letters))
 
 
 def _lines(name: str) -> str:

@@ -34,6 +34,23 @@ def test_lga_raises_low_losses():
     torch.testing.assert_close(slope, torch.tensor([-1.0, -1.0, 1.0]) / 3)
 
 
+@pytest.mark.parametrize(("holds", "falls"), [("batch", True), ("sample", False)])
+def test_what_abl_holds(holds, falls, images, monkeypatch):
+    """The loss of a sample below gamma falls on, as long as the mean of its batch is above, or it is raised by itself."""
+    abl, seen = registry.create("defenses", f"abl[holds={holds}]"), []
+
+    def look(self, net, train, *, loss, **_):
+        logits = torch.tensor([[3.0, 0.0], [0.0, 3.0]], requires_grad=True)
+        (slope,) = torch.autograd.grad(loss(lambda x: logits, None, torch.tensor([0, 0])), logits)  # losses 0.05 and 3.05
+        seen.append(slope[:, 0] < 0)  # descending raises the right logit
+        raise InterruptedError
+
+    monkeypatch.setattr(Engine, "fit", look)
+    with pytest.raises(InterruptedError):
+        abl.fit(images, Engine(RULES, images))
+    assert seen[0].tolist() == [falls, True]
+
+
 def test_flooding():
     for mean, expected, sign in ((0.2, 0.8, -1), (0.9, 0.9, 1)):
         losses = torch.full((4,), mean, requires_grad=True)

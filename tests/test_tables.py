@@ -139,6 +139,16 @@ def test_plot_shows_every_number():
     assert sorted(heights[0]) == sorted([90.0, 88.0, 89.0, 100.0, 1.0, 1.0, 0.0, 89.0, 90.0]) and len(heights[1]) == 6
 
 
+def test_a_long_title_has_several_lines():
+    assert plots._wrapped("ABL   digits, 10 % poisoned", 40) == "ABL   digits, 10 % poisoned"
+    assert plots._wrapped("ABL [holds=sample,epochs=24]   digits, 10 % poisoned", 20).split("\n") == [
+        "ABL [holds=sample,",
+        "epochs=24]",
+        "digits, 10 %",
+        "poisoned",
+    ]
+
+
 def test_pictures_embed_truetype_fonts(tmp_path):
     pdf, png = plots.save(plots.bars(RECORDS, SUITE), tmp_path / "plot")
     assert b"/Type3" not in pdf.read_bytes() and b"/CIDFontType2" in pdf.read_bytes() and png.stat().st_size
