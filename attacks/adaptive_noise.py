@@ -37,7 +37,7 @@ class AdaptiveNoise(WrappedAttack):
             moved = []
             for part, origin, y in zip(x.split(500), start.split(500), poisoned.y[bad].split(500), strict=True):
                 with engine.autocast():
-                    moved.append(pgd(net, part, y, eps=self.eps / 255, step=self.alpha, steps=self.m, around=origin))
+                    moved.append(pgd(net, part, y, eps=self.eps / 255, step=self.alpha, steps=range(self.m), around=origin))
             x = torch.cat(moved)
             pixels = seen.x.clone()
             pixels[bad] = to_uint8(x)

@@ -42,7 +42,7 @@ class LabelConsistent(Attack):
             return engine.victim().state_dict()
 
         def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            hard = pgd(net.eval(), x, y, eps=self.eps / 255, step=self.eps / 255 / 4, steps=7)
+            hard = pgd(net.eval(), x, y, eps=self.eps / 255, step=self.eps / 255 / 4, steps=range(7))
             return F.cross_entropy(net.train()(hard), y)
 
         return engine.fit(engine.new_model(), train, loss=loss, name="robust network").state_dict()
@@ -58,8 +58,10 @@ class LabelConsistent(Attack):
         net = engine.new_model().eval().requires_grad_(False)
         net.load_state_dict(dict(self.learned))
         made = []
-        for index in poisoned.mask.nonzero().flatten().split(500):
+        parts = poisoned.mask.nonzero().flatten().split(500)
+        for part, index in enumerate(parts, 1):
+            steps = engine.track(range(self.steps), f"perturbation, part {part} of {len(parts)}, steps")
             with engine.autocast():
-                x = pgd(net, engine.to_float(train.x[index]), poisoned.true[index], eps=self.eps / 255, step=self.step / 255, steps=self.steps)
+                x = pgd(net, engine.to_float(train.x[index]), poisoned.true[index], eps=self.eps / 255, step=self.step / 255, steps=steps)
             made.append(to_uint8(self.trigger(x)))
         return torch.cat(made)

@@ -51,7 +51,7 @@ class Trojan(Attack):
         x = engine.to_float(train.x[torch.randperm(len(train), generator=engine.rng)[:64].to(engine.device)])
         patch = torch.rand(3, self.size, self.size, generator=engine.rng).to(engine.device).requires_grad_()
         ascent = torch.optim.Adam([patch], 0.1, maximize=True)
-        for _ in range(self.steps):
+        for _ in engine.track(range(self.steps), "patch, steps"):
             excited = net.features(self.place(x, patch)).float()[:, chosen].mean()
             (patch.grad,) = torch.autograd.grad(excited, patch)
             ascent.step()

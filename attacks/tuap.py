@@ -37,8 +37,8 @@ class TUAP(Attack):
         order = torch.randperm(len(others), generator=engine.rng).to(others.device)
         x = engine.to_float(train.x[others[order[: max(1, round(self.p_samples * len(train)))]]])
         v = torch.zeros_like(x[:1])
-        for _ in range(self.passes):
-            for one in x.split(1):
+        for done in range(self.passes):
+            for one in engine.track(x.split(1), f"perturbation, pass {done + 1} of at most {self.passes}, images"):
                 v = self.project(v + deepfool(net, (one + v).clamp(0, 1), target, overshoot=self.overshoot, steps=self.steps))
             with torch.no_grad():
                 fooled = float((net((x + v).clamp(0, 1)).argmax(1) == target).float().mean())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def pgd(net: nn.Module, x: Tensor, y: Tensor, *, eps: float, step: float, steps: int, around: Tensor | None = None) -> Tensor:
+def pgd(net: nn.Module, x: Tensor, y: Tensor, *, eps: float, step: float, steps: Iterable[int], around: Tensor | None = None) -> Tensor:
     """Projected gradient ascent on the cross-entropy, without a random start (Madry et al. 2018, https://arxiv.org/abs/1706.06083).
 
     Args:
@@ -15,13 +17,13 @@ def pgd(net: nn.Module, x: Tensor, y: Tensor, *, eps: float, step: float, steps:
         x: float (n, 3, h, w) in [0, 1], where to start.
         y: labels int64 (n,) whose loss is raised.
         eps: bound of the largest change of a pixel from ``around`` (``x`` unless told), images in [0, 1].
-        step: length of a step of the sign of the gradient.
+        step: length of a step of the sign of the gradient; one is taken for each of ``steps``.
 
     Returns:
         float (n, 3, h, w) in [0, 1].
     """
     low, high = (centre := x if around is None else around) - eps, centre + eps
-    for _ in range(steps):
+    for _ in steps:
         x = x.detach().requires_grad_()
         (slope,) = torch.autograd.grad(F.cross_entropy(net(x).float(), y, reduction="sum"), x)
         x = (x + step * slope.sign()).clamp(low, high).clamp_(0, 1)

@@ -486,7 +486,7 @@ def tune_(
     names_ = tune.choices(defense, axes)
     cell = _own_grid(dataset, attack, "none", protocol).changed(epochs=epochs, model=model, seeds=(seed,), rates=(rate,)).cells()[0]
     options = runner.Options(out=to, data=data, download=download, device=device, plugins=tuple(plugin))
-    results = tune.cross_validate(cell, names_, folds, options, lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
+    results = tune.cross_validate(cell, names_, folds, options, err)
     table = Table(Column("defense", overflow="fold"), "accuracy on held-out folds, %", "lowest", "highest", box=None)
     for name, accuracy in results.items():
         table.add_row(escape(name), f"{100 * mean(accuracy):.2f}", f"{100 * min(accuracy):.2f}", f"{100 * max(accuracy):.2f}")

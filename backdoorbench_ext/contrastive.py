@@ -28,10 +28,10 @@ def simclr_view(x: Tensor, rng: torch.Generator) -> Tensor:
     n = len(x)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return (torch.rand(n, *shape, generator=rng) * (high - low) + low).to(x)
+        return (torch.rand(n, *shape, generator=rng) * (high - low) + low).to(x, non_blocking=True)
 
     def some(share: float) -> Tensor:
-        return (torch.rand(n, 1, 1, 1, generator=rng) < share).to(x.device)
+        return (torch.rand(n, 1, 1, 1, generator=rng) < share).to(x.device, non_blocking=True)
 
     x = _crop(x, uniform(0.2, 1.0), uniform(-0.2877, 0.2877), uniform(0, 1, 2))  # log of the ratio 3:4 to 4:3
     x = torch.where(some(0.5), x.flip(-1), x)
@@ -44,7 +44,7 @@ def simclr_view(x: Tensor, rng: torch.Generator) -> Tensor:
 def _crop(x: Tensor, area: Tensor, log_ratio: Tensor, place: Tensor) -> Tensor:
     """The part of each image with that share of the area and that ratio of its sides, enlarged to the whole."""
     width, height = ((area * (sign * log_ratio).exp()).sqrt().clamp(max=1) for sign in (1, -1))
-    rows = torch.zeros(len(x), 2, 3).to(x)
+    rows = x.new_zeros(len(x), 2, 3)
     rows[:, 0, 0], rows[:, 1, 1] = width, height
     rows[:, 0, 2], rows[:, 1, 2] = (1 - width) * (2 * place[:, 0] - 1), (1 - height) * (2 * place[:, 1] - 1)
     return F.grid_sample(x, F.affine_grid(rows, list(x.shape), align_corners=False), align_corners=False, padding_mode="border")
@@ -52,7 +52,7 @@ def _crop(x: Tensor, area: Tensor, log_ratio: Tensor, place: Tensor) -> Tensor:
 
 def grey(x: Tensor) -> Tensor:
     """(n, 3, h, w) -> (n, 1, h, w)."""
-    return (x * torch.tensor(GREY).to(x).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return (x * torch.tensor(GREY).to(x, non_blocking=True).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def jitter(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def shift_hue(x: Tensor, turn: Tensor) -> Tensor:
     chroma = (high - low).clamp_min(1e-8)
     r, g, b = x.split(1, 1)
     hue = torch.where(high == r, ((g - b) / chroma) % 6, torch.where(high == g, (b - r) / chroma + 2, (r - g) / chroma + 4)) / 6
-    k = (torch.tensor([5.0, 3.0, 1.0]).to(x).view(1, 3, 1, 1) + 6 * (hue + turn)) % 6
+    k = (torch.tensor([5.0, 3.0, 1.0]).to(x, non_blocking=True).view(1, 3, 1, 1) + 6 * (hue + turn)) % 6
     return high - (high - low) * torch.minimum(k, 4 - k).clamp(0, 1)
 
 

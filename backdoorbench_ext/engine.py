@@ -8,7 +8,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,8 +25,12 @@ from .protocols import Protocol as Rules
 from .protocols import Recipe
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+Item = TypeVar("Item")
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-Progress = Callable[[str, int, int], None]  # (what, epochs done, epochs in all)
+Progress = Callable[[str, int, int], None]  # (what, how many done, how many in all)
+
+
+SAVING = 0.05  # the share of a training's time that may go into saving its state
 
 
 class Stateful(Protocol):
@@ -82,16 +86,16 @@ def seed_of(*parts: Any) -> int:
 def augment(x: Tensor, rules: Rules, rng: torch.Generator) -> Tensor:
     """Random crop, flip and cutout with parameters of its own for every image: uint8 (n, c, h, w) -> the same, a copy.
 
-    The parameters are drawn on the CPU from ``rng``, so that every device sees the same augmentations.
+    The parameters are drawn on the CPU from ``rng``, so that every device sees the same augmentations, and sent without waiting for what a GPU is at.
     """
     n, c, h, w = x.shape
     pixels, rows = x.permute(0, 2, 3, 1).contiguous(), torch.arange(h, device=x.device).expand(n, h)  # pixel by pixel: rows and columns are runs of bytes
     cols = torch.arange(w, device=x.device).expand(n, w)
     if pad := rules.crop:
-        down, right = torch.randint(2 * pad + 1, (2, n, 1), generator=rng).to(x.device)
+        down, right = torch.randint(2 * pad + 1, (2, n, 1), generator=rng).to(x.device, non_blocking=True)
         pixels, rows = F.pad(pixels, (0, 0, pad, pad, pad, pad)), rows + down
     if rules.flip:
-        flipped = (torch.rand(n, generator=rng) < 0.5).to(x.device)
+        flipped = (torch.rand(n, generator=rng) < 0.5).to(x.device, non_blocking=True)
         cols = torch.where(flipped[:, None], w - 1 - cols, cols)
     if pad:
         cols = cols + right
@@ -103,8 +107,8 @@ def augment(x: Tensor, rules: Rules, rng: torch.Generator) -> Tensor:
         runs = (cols[:, :, None] * c + torch.arange(c, device=x.device)).view(n, 1, w * c)
         pixels = pixels.view(n, h, wide * c).gather(2, runs.expand(n, h, w * c)).view(n, h, w, c)
     if side := rules.cutout:
-        top = torch.stack((torch.randint(h, (n,), generator=rng), torch.randint(w, (n,), generator=rng))).to(x.device) - side // 2
-        (down, right), reach = top, torch.arange(side, device=x.device)
+        top = torch.stack((torch.randint(h, (n,), generator=rng), torch.randint(w, (n,), generator=rng))) - side // 2
+        (down, right), reach = top.to(x.device, non_blocking=True), torch.arange(side, device=x.device)
         rows, cols = (down[:, None] + reach).clamp(0, h - 1), (right[:, None] + reach).clamp(0, w - 1)  # clamped into the hole: its centre is in the image
         pixels = pixels if pad or rules.flip else pixels.clone()
         pixels[torch.arange(n, device=x.device)[:, None, None], rows[:, :, None], cols[:, None, :]] = 0
@@ -153,8 +157,9 @@ class Engine:
         reserve: clean images that were held out of the training set, if any.
         seed: of initialisation, order, augmentation and dropout.
         device: where everything lives.
-        state: folder for the state of the training; with it a killed run goes on where it was, to the same result.
-        progress: called after every epoch.
+        state: folder for the state of the training; with it a killed run goes on where it was, to the same result. It is saved after
+            every epoch, or less often where that would take more than a twentieth of the time.
+        progress: called after every epoch, and after every item of ``track``.
         victim: file of the network that ``victim`` returns, shared by all that ask for the same.
         compile: mode of ``torch.compile`` for plain training, "" for none; losses of a method's own are never compiled.
         audit: logged after every epoch of a classifier, and nothing else changes.
@@ -172,6 +177,7 @@ class Engine:
         self.rng = torch.Generator().manual_seed(seed)
         self._reserve, self._state, self._progress, self._stage = reserve, state, progress, 0
         self._train, self._victim, self.compile, self._audit = train, victim, compile, audit
+        self._saved = (0.0, 0.0)  # when the state was last saved, and the seconds that it took
         self._moments: tuple[Tensor, Tensor] | None = None
         if rules.normalise is True:
             x = train.x.float().div(255)
@@ -204,7 +210,7 @@ class Engine:
             told = {"seconds": log.seconds["train"], "images": log.images} | {f"curve.{name}": values for name, values in log.curves.items()}
             return trained | {f"log.{name}": torch.tensor(value, dtype=torch.float64) for name, value in told.items()}
 
-        with torch.random.fork_rng():
+        with self.aside():
             net = self.new_model()
             kept = once(self._victim, self.device, train)
             told = {key.removeprefix("log."): value for key, value in kept.items() if key.startswith("log.")}
@@ -252,6 +258,20 @@ class Engine:
         """
         self.probes[name] = net
 
+    def track(self, items: Sequence[Item], name: str) -> Iterator[Item]:
+        """The items one by one, for long work outside ``fit``: the progress bar of that name shows how far it is."""
+        tell = self._progress or (lambda *_: None)
+        try:
+            for i, item in enumerate(items):
+                tell(name, i, len(items))
+                yield item
+        finally:  # also where the loop ends early
+            tell(name, len(items), len(items))
+
+    def aside(self) -> AbstractContextManager[Any]:
+        """What is trained inside, with chance of its own, leaves the chance of what follows as it was."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])  # unless told, of every GPU there is, with a warning
+
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 where the device computes it."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
@@ -266,7 +286,7 @@ class Engine:
         ``train``: shuffled, augmented, without the incomplete last batch; otherwise in order, as they are, all of them.
         """
         size = min(batch_size or self.rules.recipe.batch_size, len(images))
-        order = torch.randperm(len(images), generator=self.rng).to(self.device) if train else torch.arange(len(images), device=self.device)
+        order = torch.randperm(len(images), generator=self.rng).to(self.device, non_blocking=True) if train else torch.arange(len(images), device=self.device)
         for index in order.split(size):
             if train and len(index) < size:
                 return
@@ -329,9 +349,10 @@ class Engine:
             if self._audit and (answers or (isinstance(net, Net) and net.backbone.get_classifier().out_features == len(self.classes))):
                 self._look(self._audit, name, answers(self.to_float(self._audit.test.x[:100])) if answers else net)
                 net.train()
-            self._save(file, parts, done)
+            if file and (done >= total or time.perf_counter() - self._saved[0] >= self._saved[1] / SAVING):
+                self._save(file, parts, done)
             if self._progress:
-                self._progress(name, -(-done // per_epoch), -(-total // per_epoch))
+                self._progress(f"{name}, epochs", -(-done // per_epoch), -(-total // per_epoch))
         return net.eval()
 
     def _look(self, audit: Audit, name: str, net: nn.Module) -> None:
@@ -430,15 +451,15 @@ class Engine:
             return kind(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
         return torch.optim.SGD(trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True)
 
-    def _save(self, file: Path | None, parts: tuple[Stateful, ...], done: int) -> None:
-        if file is None:
-            return
+    def _save(self, file: Path, parts: tuple[Stateful, ...], done: int) -> None:
+        begun = time.perf_counter()
         random = {"data": self.rng.get_state(), "cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
         buffer = io.BytesIO()
         torch.save({"done": done, "parts": [p.state_dict() for p in parts], "random": random, "log": asdict(self.log_book)}, buffer)
         write_whole(file, buffer.getvalue())
+        self._saved = time.perf_counter(), time.perf_counter() - begun
 
     def _restore(self, file: Path | None, parts: tuple[Stateful, ...]) -> int:
         """Take up a saved state, if there is one: the number of steps done."""

@@ -210,7 +210,7 @@ def run_cell(
 
     Args:
         state: folder in which the training keeps its state, to go on from after a kill.
-        progress: called as (stage, epochs done, epochs in all) after every epoch.
+        progress: as ``Engine`` calls it.
         pictures: where to draw what the trigger does to test images, if not drawn yet.
     """
     device = pick_device(options.device)
@@ -356,7 +356,7 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None =
         told("cells", "", 0, len(todo))
 
         def epoch(cell: Cell, stage: str, done: int, total: int) -> None:
-            told(label(cell), f"{stage}, epochs", done, total)
+            told(label(cell), stage, done, total)
 
         def report(finished: list[Outcome]) -> None:
             for outcome in finished:

@@ -58,7 +58,7 @@ class MixMatch:
         self.labelled, self.unlabelled = images[trusted], images[~trusted]
 
     def draw(self, images: Images, n: int) -> Tensor:
-        return torch.randint(len(images), (n,), generator=self.engine.rng).to(images.y.device)
+        return torch.randint(len(images), (n,), generator=self.engine.rng).to(images.y.device, non_blocking=True)
 
     def __call__(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         assert self.labelled is not None and self.unlabelled is not None
@@ -70,7 +70,8 @@ class MixMatch:
             guess = sharpen(sum(net(view).float().softmax(1) for view in views) / 2, self.temperature)
         targets = torch.cat((F.one_hot(self.labelled.y[mine], classes).to(guess), guess, guess))
         share = torch.distributions.Beta(self.alpha, self.alpha).sample()
-        images, targets = mix(torch.cat((known, *views)), targets, share.to(known), torch.randperm(3 * n, generator=engine.rng).to(known.device))
+        order = torch.randperm(3 * n, generator=engine.rng).to(known.device, non_blocking=True)
+        images, targets = mix(torch.cat((known, *views)), targets, share.to(known, non_blocking=True), order)
         logits = net(images).float()
         self.steps += 1
         weight = self.weight * min(1.0, self.steps / self.ramp) if self.ramp else self.weight

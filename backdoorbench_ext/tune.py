@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from statistics import mean
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from . import registry, runner
 from .api import InputError
 from .engine import Engine, pick_device, seed_of
 from .files import write_whole
+from .progress import bars
 from .suite import Cell, digest
 
 
@@ -36,37 +40,39 @@ def choices(defense: str, grid: Mapping[str, Sequence[Any]]) -> list[str]:
     return made
 
 
-def cross_validate(
-    cell: Cell, names: Sequence[str], folds: int, options: runner.Options, progress: Callable[[str], None] | None = None
-) -> dict[str, list[float]]:
+def cross_validate(cell: Cell, names: Sequence[str], folds: int, options: runner.Options, console: Console | None = None) -> dict[str, list[float]]:
     """For each name the accuracy, in [0, 1], on each held-out fold of the poisoned training set, by the labels given there.
 
-    Finished folds are kept in ``<out>/tune/``: a killed run goes on with the next one.
+    Finished folds are kept in ``<out>/tune/``, with the state of the one at hand: a killed run goes on where it was.
 
     Raises:
         InputError: fewer than 2 folds, or more than images; or as ``runner.parts``.
     """
-    found, poisoned = runner.prepare(cell, options)
-    train, device = poisoned.observed(), pick_device(options.device)
-    if not 2 <= folds <= len(train):
-        raise InputError(f"folds must lie in [2, {len(train)}], not {folds}")
-    fold = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of(cell.seed, "folds"))) % folds
-    results: dict[str, list[float]] = {}
-    for name in names:
-        spec = replace(cell, defense=name).spec()
-        file = options.out / "tune" / f"{registry.parse(name)[0]}-{digest(spec | {'folds': folds})}.json"
-        done = json.loads(file.read_text())["accuracy"] if file.exists() else []
-        for k in range(len(done), folds):
-            held = (fold == k).to(device)
-            engine = Engine(found.rules, train[~held], found.reserve, seed=seed_of(cell.seed, "tuning", k), device=device)
-            defense = registry.create("defenses", name)
-            net = defense.finish(defense.fit(train[~held], engine), engine)
-            own = train[held]
-            done.append(float((engine.predict(net, own).argmax(1) == own.y).float().mean()))
-            write_whole(file, (json.dumps({"spec": spec, "folds": folds, "accuracy": done}, indent=1, sort_keys=True) + "\n").encode())
-            if progress:
-                progress(f"{name}, fold {k + 1} of {folds}: {100 * done[-1]:.2f}")
-        results[name] = done
+    console, results = console or Console(stderr=True), dict[str, list[float]]()
+    with bars(console, "folds") as told:
+        found, poisoned = runner.prepare(cell, options, partial(told, cell.attack))
+        train, device = poisoned.observed(), pick_device(options.device)
+        if not 2 <= folds <= len(train):
+            raise InputError(f"folds must lie in [2, {len(train)}], not {folds}")
+        fold = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of(cell.seed, "folds"))) % folds
+        for name in names:
+            spec = replace(cell, defense=name).spec()
+            file = options.out / "tune" / f"{registry.parse(name)[0]}-{digest(spec | {'folds': folds})}.json"
+            done = json.loads(file.read_text())["accuracy"] if file.exists() else []
+            for k in range(len(done), folds):
+                told("folds", "", folds * len(results) + k, folds * len(names))
+                held, this, state = (fold == k).to(device), f"{name}, fold {k + 1} of {folds}", file.with_suffix(f".fold{k}")
+                seed, progress = seed_of(cell.seed, "tuning", k), partial(told, this)
+                engine = Engine(found.rules, train[~held], found.reserve, seed=seed, device=device, state=state, progress=progress)
+                defense = registry.create("defenses", name)
+                net = defense.finish(defense.fit(train[~held], engine), engine)
+                own = train[held]
+                done.append(float((engine.predict(net, own).argmax(1) == own.y).float().mean()))
+                write_whole(file, (json.dumps({"spec": spec, "folds": folds, "accuracy": done}, indent=1, sort_keys=True) + "\n").encode())
+                shutil.rmtree(state, ignore_errors=True)
+                console.print(f"{this}: {100 * done[-1]:.2f}", highlight=False, markup=False, soft_wrap=True)
+            results[name] = done
+        told("folds", "", folds * len(names), folds * len(names))
     return results
 
 

@@ -64,7 +64,7 @@ class ASD(Defense):
 
     def ahead(self, net: nn.Module, train: Images, done: int, engine: Engine) -> nn.Module:
         """The network after one ordinary epoch of its later half, with chance of its own."""
-        with torch.random.fork_rng():
+        with engine.aside():
             own = Engine(engine.rules, train, seed=seed_of(engine.seed, "ahead", done), device=engine.device)
             later = copy.deepcopy(net)
             trained = list(later.parameters())

@@ -150,11 +150,11 @@ def linear(weights):
 
 def test_pgd_by_hand():
     net, x, y = linear([[1.0, -2.0, 0.0], [0.0, 0.0, 0.0]]), torch.full((1, 3, 1, 1), 0.5), torch.tensor([0])
-    out = pgd(net, x, y, eps=0.1, step=0.03, steps=2).flatten()  # the loss of class 0 rises when its logit falls; the third has no gradient
+    out = pgd(net, x, y, eps=0.1, step=0.03, steps=range(2)).flatten()  # the loss of class 0 rises when its logit falls; the third has no gradient
     torch.testing.assert_close(out, torch.tensor([0.44, 0.56, 0.5]))
-    torch.testing.assert_close(pgd(net, x, y, eps=0.1, step=0.03, steps=9).flatten(), torch.tensor([0.4, 0.6, 0.5]))
-    assert pgd(net, x, y, eps=0.9, step=0.5, steps=9).flatten()[:2].tolist() == [0, 1], "images stay in [0, 1]"
-    torch.testing.assert_close(pgd(net, x, y, eps=0.1, step=0.03, steps=9, around=x - 0.05).flatten()[:2], torch.tensor([0.35, 0.55]))
+    torch.testing.assert_close(pgd(net, x, y, eps=0.1, step=0.03, steps=range(9)).flatten(), torch.tensor([0.4, 0.6, 0.5]))
+    assert pgd(net, x, y, eps=0.9, step=0.5, steps=range(9)).flatten()[:2].tolist() == [0, 1], "images stay in [0, 1]"
+    torch.testing.assert_close(pgd(net, x, y, eps=0.1, step=0.03, steps=range(9), around=x - 0.05).flatten()[:2], torch.tensor([0.35, 0.55]))
 
 
 def test_deepfool_by_hand():

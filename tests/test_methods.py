@@ -2,8 +2,10 @@
 
 import dataclasses
 import inspect
+import itertools
 import json
 
+import elsewhere
 import pytest
 import torch
 from conftest import RULES, make_images
@@ -28,7 +30,7 @@ QUICK = {  # options that only shorten
     "issba": {"secret_epochs": 1, "epochs": 2},
     "smooth": {"epochs": 1},
     "trojan": {"steps": 5},
-    "tuap": {"p_samples": 0.5},
+    "tuap": {"p_samples": 0.5, "passes": 1, "steps": 5},
     "lc": {"steps": 2},
     "adaptive_noise": {"epochs": 2, "m": 2},
 }
@@ -56,13 +58,14 @@ def fitted(text, clean):
 
 
 def killed(folder, train):
-    """What ``train`` returns when it is killed after each epoch in turn and started again."""
+    """What ``train`` returns when it is killed after each epoch in turn and started again; what lies between trainings is not kept."""
 
     class Killed(Exception):
         pass
 
-    def kill(*_):
-        raise Killed
+    def kill(what, *_):
+        if what.endswith(", epochs"):
+            raise Killed
 
     for _ in range(40):
         try:
@@ -164,6 +167,42 @@ def test_fit(text, images):
     assert torch.equal(logits, first.predict(again, images)), "one seed, one result"
     given = 8 if method.clean_images is None else max(method.clean_images, 4 * method.clean_per_class)
     assert first.log_book.clean_given == given, "clean_images must say what is asked of engine.clean"
+
+
+def test_the_other_device_is_like_a_gpu():
+    with elsewhere.device() as gpu:
+        x, order = torch.arange(3.0).to(elsewhere.NAME, non_blocking=True), torch.tensor([2, 0])
+        assert (x * 2 + torch.tensor(1.0)).device.type == elsewhere.NAME and gpu.waits == 0, "numbers and what is sent without blocking cost no wait"
+        assert x[order].tolist() == [2, 0] and gpu.waits == 0
+        assert float(x.sum()) == x[x > 1].cpu() + 1 and gpu.waits == 3, "a value, a mask, a copy"
+        for mixed in (lambda: x + torch.ones(3), lambda: torch.randn(3, device=elsewhere.NAME, generator=torch.Generator())):
+            with pytest.raises(RuntimeError, match=r"two devices|generator of the CPU"):
+                mixed()
+
+
+@pytest.mark.parametrize(("kind", "name"), [("attacks", n) for n in ATTACKS] + [("defenses", n) for n in DEFENSES])
+def test_on_another_device(kind, name):
+    """No tensor of the CPU meets one of a GPU, and within an epoch the CPU never waits for it."""
+    waits = []
+    with elsewhere.device() as gpu:
+        clean, reserve = (make_images(n, seed=n).to(elsewhere.NAME) for n in (80, 8))
+        e = Engine(RULES, clean, reserve, seed=3, device=elsewhere.NAME, progress=lambda what, *_: waits.append((what, gpu.waits)))
+        attack = quick(name if kind == "attacks" else "badnets")
+        if attack.learns:
+            attack = attack.fitted(attack.fit(clean, e))
+        bad = attack.poison(clean, target=1, rate=0.1, rng=torch.Generator().manual_seed(0))
+        if attack.refines:
+            bad.x[bad.mask] = attack.refine(clean, bad, e)
+        test = attack.test_set(clean, 1)
+        assert {bad.x.device.type, test.x.device.type, test.true.device.type} == {elsewhere.NAME}
+        if kind == "defenses":
+            method = defense(name)
+            net = method.finish(method.fit(bad.observed(), e), e)
+            metrics, _ = e.measure_all(net, clean, test)
+            assert metrics["ca"][1] == 80 and e.embeddings(net, clean, test)["true/clean"].device.type == elsewhere.NAME
+    batches = len(clean) // RULES.recipe.batch_size * (2 if name == "asd" else 1)  # it splits the set after every third step here
+    for (what, before), (same, after) in itertools.pairwise(waits):
+        assert what != same or not what.endswith(", epochs") or after - before < batches, f"{what}: the CPU waits for the GPU in every step"
 
 
 @pytest.mark.parametrize("text", [*DEFENSES, *VARIANTS])

@@ -4,10 +4,10 @@ import io
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from conftest import RULES, here
 from rich.console import Console
 from test_registry import DEFENSE
 
-from backdoorbench_ext import cost, progress, records, registry, runner, suite, tune
+from backdoorbench_ext import cost, datasets, progress, records, registry, runner, suite, tune
 from backdoorbench_ext.api import InputError
+from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.suite import Suite
 
 SUITE = '''
@@ -76,6 +77,32 @@ def test_progress_where_no_bars_can_be_drawn(grid, tmp_path, monkeypatch):
     assert "digits[train=200,test=20] badnets none rate 0.1 seed 0: train, epochs 1/1\n" in console.file.getvalue()
 
 
+def test_long_work_between_trainings_is_told():
+    told = []
+    engine = Engine(RULES, datasets.load("digits[train=20,test=10]")[0], progress=lambda *news: told.append(news))
+    for step in engine.track(range(5), "steps"):
+        if step == 1:
+            break
+    assert told == [("steps", 0, 5), ("steps", 1, 5), ("steps", 5, 5)], "a bar that is left early goes, too"
+
+
+def test_a_killed_fold_goes_on(grid, tmp_path, monkeypatch):
+    cell, told = grid.changed(epochs=2).cells("none/rate")[0], []
+    whole = tune.cross_validate(cell, ["none"], 2, runner.Options(out=tmp_path / "whole", device="cpu"))
+
+    def kill(whose, what, done, total):
+        told.append((whose, what, done))
+        if len(told) == 2:  # the folds, and an epoch of the first
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "bars", lambda *_: nullcontext(kill))
+    options = runner.Options(out=tmp_path / "killed", device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        tune.cross_validate(cell, ["none"], 2, options)
+    assert tune.cross_validate(cell, ["none"], 2, options) == whole
+    assert [(what, done) for whose, what, done in told if whose == "none, fold 1 of 2"] == [("train, epochs", 1), ("train, epochs", 2)]
+
+
 def test_a_changed_option_is_another_cell(grid):
     paths = {replace(cell, defense=text).path() for cell in grid.cells() for text in ("cbd", "cbd[beta=1e-3]", "cbd[beta=1e-4]")}
     assert len({path.name for path in paths}) == 2, "defaults are written out: beta=1e-4 is the default"
@@ -117,28 +144,40 @@ def test_what_cannot_work_is_said_before_training(grid, tmp_path, changed, says,
         runner.run(bad, bad.cells(), runner.Options(out=tmp_path, device="cpu"), jobs=1)
 
 
+@contextmanager
+def started(*words, cwd):
+    """A command in a process of its own, which ends with this however it ends."""
+    command = [sys.executable, "-m", "backdoorbench_ext", *map(str, words)]
+    with subprocess.Popen(command, cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def files(folder, ending):
+    """Those below a folder in which another process makes and removes folders meanwhile."""
+    return {Path(parent) / name for parent, _, names in os.walk(folder) for name in names if name.endswith(ending)}
+
+
 def test_killed_at_random_moments(tmp_path):
     """SIGKILL, again and again, until the grid is done: the records are those of an undisturbed run, but for the times."""
     file = tmp_path / "tiny.py"
     file.write_text(SUITE)
     bbx("run", file, "--device", "cpu", "--jobs", 1, "--out", "whole", cwd=tmp_path, check=0)
     rng, kills = random.Random(0), 0
-    command = [sys.executable, "-m", "backdoorbench_ext", "run", str(file), "--device", "cpu", "--jobs", "1", "--out", "torn"]
     for _ in range(5):
-        process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        until = time.monotonic() + 60
-        seen = set()
-        while process.poll() is None and time.monotonic() < until:  # let it write something, then kill it at any moment after
-            now = set(tmp_path.glob("torn/**/*.pt")) | set(tmp_path.glob("torn/**/rate*.json"))
-            if now - seen and (seen or rng.random() < 0.5):
-                break
-            seen |= now
-            time.sleep(0.05)
-        time.sleep(rng.random() / 4)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
+        with started("run", file, "--device", "cpu", "--jobs", 1, "--out", "torn", cwd=tmp_path) as process:
+            until = time.monotonic() + 60
+            seen = set()
+            while process.poll() is None and time.monotonic() < until:  # let it write something, then kill it at any moment after
+                now = files(tmp_path / "torn", (".pt", ".json"))
+                if now - seen and (seen or rng.random() < 0.5):
+                    break
+                seen |= now
+                time.sleep(0.05)
+            time.sleep(rng.random() / 4)
+            kills += process.poll() is None
     assert kills >= 2
     bbx("run", file, "--device", "cpu", "--jobs", 1, "--out", "torn", cwd=tmp_path, check=0)
     whole, torn = (sorted((tmp_path / folder).rglob("rate*.json")) for folder in ("whole", "torn"))
@@ -165,14 +204,11 @@ def alive(pid):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_nothing_lives_on_after_a_kill(tmp_path):
     (tmp_path / "tiny.py").write_text(SUITE)
-    command = [sys.executable, "-m", "backdoorbench_ext", "run", "tiny.py", "--device", "cpu", "--jobs", "2"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     until = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/**/*.pt")) and time.monotonic() < until:
-        time.sleep(0.05)
-    below = descendants(process.pid)
-    process.kill()
-    process.wait()
+    with started("run", "tiny.py", "--device", "cpu", "--jobs", 2, cwd=tmp_path) as process:
+        while not files(tmp_path / "runs", ".pt") and time.monotonic() < until:
+            time.sleep(0.05)
+        below = descendants(process.pid)
     assert len(below) >= 2, "two workers"
     while any(map(alive, below)) and time.monotonic() < until:
         time.sleep(0.1)
@@ -203,7 +239,7 @@ def test_a_dropped_file_is_a_defense(tmp_path):
     bbx("run", *grid, cwd=package, check=0)
     words = [sys.executable, "-m", "pytest", "-q", "tests/test_methods.py", "-k", "smoothing", "-p", "no:cacheprovider"]
     done = subprocess.run(words, cwd=package, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
-    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout
+    assert done.returncode == 0 and "4 passed" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize(
@@ -279,6 +315,7 @@ def test_tune_by_cross_validation(tmp_path, grid, monkeypatch):
     assert sum(map(len, seen[:4])) == len(torch.cat(seen[:4]).flatten(1).unique(dim=0)) == 190
     assert results[names[0]] == [0, 1, 0, 1] and tune.best({"a": [0.5, 0.7], "b": [0.9, 0.4]}) == "b"
     assert tune.cross_validate(grid.cells()[0], names, 4, options) == results and len(seen) == 8, "nothing is trained twice"
+    assert [file.suffix for file in (tmp_path / "tune").iterdir()] == [".json"] * 2, "the state of finished folds is taken away"
     for call, says in (
         (lambda: tune.choices("none", {}), "names no options to tune"),
         (lambda: tune.choices("cbd", {"beta": [-1]}), "beta must lie in"),

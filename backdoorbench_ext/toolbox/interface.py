@@ -154,7 +154,7 @@ class Script(Base):  # type: ignore[misc]
         cell, options = self.cell(), runner.Options(out=self.save_path / "checkpoint", data=self.data(), device=self.device)
 
         def progress(stage: str, done: int, total: int) -> None:
-            log.info("%s: %d of %d epochs", stage, done, total)
+            log.info("%s: %d of %d", stage, done, total)
 
         found, net, _ = runner.run_cell(cell, options, self.save_path / "checkpoint" / "state", progress)
         records.write(self.save_path / "record.json", found)
