@@ -41,18 +41,18 @@ def measure(model: str, images: Images, rounds: int, batch: int = 64, compile: s
     """Images a second by way; and GFLOP an image, forward and backward, as PyTorch counts them."""
     rules, n, device = replace(CBD, model=model, recipe=replace(CBD.recipe, batch_size=batch)), len(images) // batch * batch, images.x.device
     engine, compiled = (Engine(rules, images, device=device, compile=mode) for mode in ("", compile))
-    net, plain = engine.new_model(), Net(model, len(images.classes)).to(device)
+    net, idle, plain = engine.new_model(), engine.new_model().train(), Net(model, len(images.classes)).to(device)
     with FlopCounterMode(display=False) as counter:
         plain(torch.rand(1, *images.x.shape[1:], device=device).repeat(2, 1, 1, 1)).sum().backward()
     x, y = engine.to_float(images.x[:batch]), images.y[:batch]
     still = Images(images.x, images.y, images.classes)
 
     def without_data() -> None:
-        step = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, fused=True)
+        step = torch.optim.SGD(idle.parameters(), 0.1, momentum=0.9, fused=True)
         for _ in range(n // batch):
             step.zero_grad(set_to_none=True)
             with engine.autocast():
-                loss = F.cross_entropy(net(x), y)
+                loss = F.cross_entropy(idle(x), y)
             loss.backward()
             step.step()
 
