@@ -64,10 +64,12 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes bf16 faster than float32: on CPUs those with AMX tiles; with AVX-512's bf16 alone it is slower (docs/speed.md)."""
+    """Whether the device computes bf16 faster than float32 (docs/speed.md): of CPUs those with AMX, and AMD's with AVX-512's bf16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
+    can: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # from PyTorch 2.11 on
+    amd = bool(can.get("avx512_bf16")) and can.get("cpu_name", "").startswith("AMD")
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or amd)
 
 
 def keep_memory() -> None:

@@ -10,7 +10,7 @@ from conftest import RULES, make_images
 from backdoorbench_ext import beside, runner
 from backdoorbench_ext.attacks.badnets import BadNets
 from backdoorbench_ext.benchmarks.speed import cell, equal, grid, pipeline, poisoning, timing, training, triggers
-from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.engine import Engine, has_bf16
 from backdoorbench_ext.suite import Suite
 
 
@@ -27,6 +27,17 @@ def test_compiled_training_rounds_differently_and_no_more(images):
         nets.append(engine.fit(engine.new_model(), images, epochs=1).state_dict())
     for name, plain in nets[0].items():
         torch.testing.assert_close(plain, nets[1][name], atol=0.02 if engine.bf16 else 1e-4, rtol=0, msg=name)
+
+
+def test_where_bf16_is_used(monkeypatch):
+    def computes(amx, **can):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can, raising=False)
+        return has_bf16(torch.device("cpu"))
+
+    assert computes(True) and computes(False, avx512_bf16=True, cpu_name="AMD EPYC 9554")
+    assert not computes(False, avx512_bf16=True, cpu_name="Intel Xeon Gold 6348H") and not computes(False, avx512_bf16=False, cpu_name="AMD EPYC 7763")
+    assert not computes(False) and not has_bf16(torch.device("meta"))
 
 
 def test_trainings_at_a_time_are_doubled_while_it_pays(monkeypatch):
