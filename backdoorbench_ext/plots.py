@@ -17,7 +17,6 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from safetensors.torch import load
-from sklearn.manifold import TSNE
 from torch import Tensor
 
 from .api import Images, InputError
@@ -365,6 +364,8 @@ def tsne(panels: Sequence[Panel]) -> Figure:
             All have the colour of their class, triggered ones a black edge: in a cluster of their own where the network knows the trigger,
             among the clean ones of their class where it does not.
     """
+    from sklearn.manifold import TSNE  # here: it would be a fifth of the start of every command and worker
+
     across = min(4, len(panels))
     with plt.rc_context(STYLE):
         size = (2.2 * across, 2.4 * -(-len(panels) // across) + 0.2)
