@@ -73,6 +73,11 @@ def surroundings(device: torch.device) -> dict[str, Any]:
     return {"device": name, "threads": torch.get_num_threads(), "versions": versions, "commit": commit()}
 
 
+def precision(record: Record) -> str:
+    """In what the networks of a record computed: "bf16" or "float32", "" where it does not say."""
+    return {True: "bf16", False: "float32"}.get(record["surroundings"].get("bf16"), "")
+
+
 def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

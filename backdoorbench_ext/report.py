@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from . import __version__, plots, tables
 from .api import InputError
 from .files import write_whole
-from .records import METRICS, Record
+from .records import METRICS, Record, precision
 from .suite import Suite
 
 DRAWN = {
@@ -68,7 +68,7 @@ def cells(records: Sequence[Record], suite: Suite, folder: Path) -> Mapping[int,
             f"{name}, percent": ", ".join(f"{m.upper()} {100 * h / n:.2f}" for m, (h, n) in found.items() if n) for name, found in record["probes"].items()
         }
         facts = hits | probes | {key.replace("_", " "): f"{n:,}" for key, n in record["given"].items()}
-        facts |= {"training": f"{record['time']['training']:,.0f} s", "device": around["device"], "precision": "bf16" if around.get("bf16") else "float32"}
+        facts |= {"training": f"{record['time']['training']:,.0f} s", "device": around["device"], "precision": precision(record)}
         facts |= {"commit": around["commit"] or "unknown", "versions": ", ".join(f"{name} {v}" for name, v in around["versions"].items())}
         curves = [(name, curve(values), values) for name, values in record["curves"].items() if len(values) > 1]
         shown[id(record)] = {"number": number, "facts": facts, "curves": curves, "again": again, "spec": json.dumps(spec, indent=1, sort_keys=True)}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from . import registry
 from .api import InputError
-from .records import METRICS, Record, wilson
+from .records import METRICS, Record, precision, wilson
 from .suite import Suite
 
 ARROWS = {"ca": ("CA", "up"), "asr": ("ASR", "down"), "arr": ("ARR", "up")}
@@ -43,7 +43,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
         for probe, metrics in sorted(record["probes"].items()):
             row |= {f"{probe} {name}": 100 * hits / n for name, (hits, n) in metrics.items() if n}
         row |= {"clean_images": record["given"]["clean_images"], "training_seconds": record["time"]["training"]}
-        row |= {"device": record["surroundings"]["device"], "commit": record["surroundings"]["commit"]}
+        row |= {"device": record["surroundings"]["device"], "precision": precision(record), "commit": record["surroundings"]["commit"]}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -146,7 +146,6 @@ def layout(records: Sequence[Record], suite: Suite) -> Layout:
 
 def caption(records: Sequence[Record], suite: Suite) -> str:
     """What a reader must know of the numbers: protocol, counts, seeds, options, where they come from."""
-    first = records[0]
     seeds = sorted({r["spec"]["seed"] for r in records})
     found = {r["cell"]["defense"] for r in records}
     short = heads([d for d in suite.defenses if d in found])
@@ -154,6 +153,10 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
     protocols = sorted({str(suite.protocol.on(r["cell"]["dataset"])) for r in records})
     counts = {m: _each(suite, {r["cell"]["dataset"]: str(r["metrics"][m][1]) for r in reversed(records)}) for m in METRICS}
     commits = sorted({r["surroundings"]["commit"] or "unknown" for r in records})
+    machines: dict[str, list[str]] = {}
+    for r in records:
+        machines.setdefault(r["surroundings"]["device"], []).append(precision(r))
+    devices = [f"{device} ({' and '.join(sorted(set(kinds)))})" if all(kinds) else device for device, kinds in machines.items()]
     rates = ", ".join(f"{100 * r:g} %" for r in suite.rates) + " unless said" * bool(suite.own_rates)
     parts = [
         f"{suite.name}: {', '.join(d for d in suite.datasets if any(r['cell']['dataset'] == d for r in records))}; percent; poisoning rate {rates}; "
@@ -162,7 +165,7 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
         "best defense bold, second underlined",
         *(["options: " + "; ".join(options)] if options else []),
         "protocol " + " / ".join(protocols),
-        f"{first['surroundings']['device']}, " + (f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits, see the CSV"),
+        "; ".join(devices) + ", " + (f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits, see the CSV"),
     ]
     return ". ".join([parts[0], *(part[0].upper() + part[1:] for part in parts[1:])]) + "."
 

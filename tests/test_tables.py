@@ -139,6 +139,14 @@ def test_plot_shows_every_number():
     assert sorted(heights[0]) == sorted([90.0, 88.0, 89.0, 100.0, 1.0, 1.0, 0.0, 89.0, 90.0]) and len(heights[1]) == 6
 
 
+def test_every_machine_is_named():
+    """A reader of the caption knows of each device and precision that a number comes from."""
+    around = [("CPU A", False), ("GPU B", True), ("CPU A", True), ("CPU A", False)]
+    mixed = [r | {"surroundings": r["surroundings"] | {"device": device, "bf16": bf16}} for r, (device, bf16) in zip(RECORDS, around, strict=False)]
+    assert "CPU A (bf16 and float32); GPU B (bf16), commit abc" in tables.caption(mixed, SUITE)
+    assert list(tables.frame(mixed)["precision"]) == ["float32", "bf16", "bf16", "float32"][: len(mixed)]
+
+
 def test_a_long_title_has_several_lines():
     assert plots._wrapped("ABL   digits, 10 % poisoned", 40) == "ABL   digits, 10 % poisoned"
     assert plots._wrapped("ABL [holds=sample,epochs=24]   digits, 10 % poisoned", 20).split("\n") == [
