@@ -71,13 +71,14 @@ Jobs = Annotated[
         help="trainings at a time, each in a process; by default one a core on a CPU, one on a GPU; auto tries out what is best",
     ),
 ]
-Model = Annotated[str | None, typer.Option("--model", help="another network, by timm's name; makes cells of their own")]
+Model = Annotated[str | None, typer.Option("--model", help="another network, by timm's name (with a tag of timm's: pretrained); makes cells of their own")]
 
 
 def names(kind: str) -> dict[str, str]:
     """Every name of a kind and one line on it."""
     if kind == "models":
-        return {name: (inspect.getdoc(getattr(models, name)) or "").splitlines()[0] for name in models.OURS} | {"...": "and every name of timm"}
+        known = {name: (inspect.getdoc(getattr(models, name)) or "").splitlines()[0] for name in models.OURS}
+        return known | {"...": "and every name of timm; with a tag (tf_efficientnet_b0.aa_in1k) from those weights"}
     if kind == "datasets":
         return dict.fromkeys(datasets.names(), "")
     if kind == "protocols":

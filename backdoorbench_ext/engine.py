@@ -190,8 +190,9 @@ class Engine:
         torch.backends.cudnn.benchmark = True
 
     def new_model(self, outputs: int | None = None) -> Net:
-        """The protocol's network, newly initialised, with as many outputs as classes unless told."""
-        return self.move(Net(self.rules.model, len(self.classes) if outputs is None else outputs, *(self._moments or ())))
+        """The protocol's network as trainings start, new or from the weights of its tag, with as many outputs as classes unless told."""
+        mean, std = self._moments or (None, None)
+        return self.move(Net(self.rules.model, len(self.classes) if outputs is None else outputs, mean, std, pretrained=True))
 
     def move(self, net: AnyModule) -> AnyModule:
         """A network of a method's own on the device, in the memory layout that convolutions like."""

@@ -1,5 +1,6 @@
 """Networks, by timm's names; the small ones of this field are registered in timm beside its own; ``torchvision:NAME`` is torchvision's.
 
+A name with one of timm's tags (``tf_efficientnet_b0.aa_in1k``) starts from the weights of that tag, one without starts untrained.
 Every network keeps timm's contract: ``forward_features``, ``forward_head(..., pre_logits=True)``, ``num_features``.
 """
 
@@ -199,14 +200,20 @@ class TorchvisionNet(nn.Module):
         return self.fc
 
 
-def create(name: str, outputs: int) -> Any:
-    """An untrained network by name, with as many outputs.
+def create(name: str, outputs: int, pretrained: bool = False) -> Any:
+    """A network by name, with as many outputs; ``pretrained``: from the weights of the name's tag, if it has one (the last layer is always new).
 
     Raises:
-        InputError: a network of torchvision's that does not end in a linear layer.
+        InputError: a network of torchvision's that does not end in a linear layer; weights that cannot be fetched.
     """
     place, colon, own = name.partition(":")
-    return TorchvisionNet(own, outputs) if colon and place == "torchvision" else timm.create_model(name, pretrained=False, num_classes=outputs)
+    if colon and place == "torchvision":
+        return TorchvisionNet(own, outputs)
+    try:
+        return timm.create_model(name, pretrained=pretrained and "." in name, num_classes=outputs)
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"the weights of {name} could not be fetched ({reason}); {name.partition('.')[0]}, without the tag, starts untrained") from error
 
 
 class Net(nn.Module):
@@ -218,11 +225,11 @@ class Net(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, outputs: int, mean: Tensor | None = None, std: Tensor | None = None) -> None:
+    def __init__(self, name: str, outputs: int, mean: Tensor | None = None, std: Tensor | None = None, *, pretrained: bool = False) -> None:
         super().__init__()
         self.register_buffer("mean", mean.view(1, 3, 1, 1) if mean is not None else None)
         self.register_buffer("std", std.view(1, 3, 1, 1) if std is not None else None)
-        self.backbone = create(name, outputs)
+        self.backbone = create(name, outputs, pretrained)
         self.num_features: int = self.backbone.num_features
 
     def features(self, x: Tensor) -> Tensor:
@@ -279,7 +286,7 @@ def last_stages(net: nn.Module, x: Tensor, stages: int = 3) -> list[str]:
 
 def check(name: str) -> None:
     """Raises:
-    InputError: timm (or torchvision) does not know the network; the nearest name, and ours, are in the message.
+    InputError: timm (or torchvision) does not know the network or its tag; the nearest name, and ours, or the tags are in the message.
     """
     place, colon, own = name.partition(":")
     if colon and place == "torchvision":
@@ -289,6 +296,10 @@ def check(name: str) -> None:
     elif not timm.is_model(name):
         near = nearest(name, timm.list_models(), "models")
         raise InputError(str(near).partition(" Known:")[0] + f" Ours: {', '.join(OURS)}; and all of timm's, and torchvision:NAME.")
+    elif "." in name and not timm.is_model_pretrained(name):
+        bare, _, tag = name.partition(".")
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{bare}.*")]
+        raise InputError(f"timm has no weights {tag!r} of {bare}; " + (f"its tags: {', '.join(tags)}" if tags else f"it has none: {bare} starts untrained"))
 
 
 def pack(net: nn.Module, model: str) -> bytes:

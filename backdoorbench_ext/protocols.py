@@ -56,7 +56,7 @@ class Protocol:
     Args:
         name: what the table calls it.
         version: raised when the meaning or a value of any field changes.
-        model: the network, by timm's name.
+        model: the network, by timm's name; with a tag of timm's (``tf_efficientnet_b0.aa_in1k``) it is pretrained.
         recipe: how networks are trained.
         crop: padding in pixels (zeros) of the random crop, 0 for none.
         flip: flip half of the images left to right.

@@ -1,6 +1,7 @@
 """MCCI's table 1: six attacks, six defenses and none, on CIFAR-10 (ResNet-18) and Imagenette (EfficientNet-B0).
 
-Differences from the paper that the cells know of: EfficientNet-B0 is not pretrained here; the clean images of AVG come from a reserve of the training set.
+Differences from the paper that the cells know of: EfficientNet-B0 starts untrained (the release: from ImageNet's
+weights, ``--only imagenette --model tf_efficientnet_b0.aa_in1k``); the clean images of AVG come from a reserve of the training set.
 LC and TUAP poison the target class alone, 25 % of it (2.5 % of all images), which is BackdoorBox's figure: the paper says no other.
 """
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.fft
+import timm
 import torch
 from conftest import RULES, make_images
 from torch import nn
 
-from backdoorbench_ext import datasets, records, runner, suite
+from backdoorbench_ext import datasets, models, records, runner, suite
 from backdoorbench_ext.api import Attack, Images, InputError
 from backdoorbench_ext.attacks.badnets import BadNets
 from backdoorbench_ext.attacks.blend import Blend, picture
@@ -249,6 +250,34 @@ def test_networks_keep_timms_contract(name):
     expected = {"wrn16_1": 175_000, "resnet18_cifar": 11_172_000, "preactresnet18": 11_170_000, "t2t_vit_14": 21_020_000}
     if name in expected:
         assert parameters(Net(name, 10)) == pytest.approx(expected[name], rel=0.01)
+
+
+def test_a_name_with_a_tag_starts_from_its_weights(images, tmp_path, monkeypatch):
+    """timm's own loading, of a file in place of the hub; what is loaded or measured later needs no weights."""
+    name, source = "test_resnet.r160_in1k", timm.create_model("test_resnet")
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    told = replace(timm.get_pretrained_cfg(name), file=str(tmp_path / "weights.pth"))
+    monkeypatch.setitem(timm.models._registry._model_pretrained_cfgs, name, told)
+    first = {model: Engine(replace(RULES, model=model), images, seed=1).new_model().backbone for model in (name, "test_resnet")}
+
+    def same(net):
+        return torch.equal(net.conv1[0].weight, source.conv1[0].weight)
+
+    assert same(first[name]) and first[name].get_classifier().out_features == 4
+    assert not same(first["test_resnet"]) and not same(Net(name, 4).backbone)
+
+
+def test_weights_that_are_not_to_be_had(images, monkeypatch):
+    with pytest.raises(InputError, match="no weights 'r161_in1k' of test_resnet; its tags: r160_in1k"):
+        models.check("test_resnet.r161_in1k")
+    models.check("test_resnet.r160_in1k")
+
+    def offline(*args, **options):
+        raise OSError("no connection\nand more")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(InputError, match=r"could not be fetched \(no connection\); test_resnet, without the tag, starts untrained"):
+        Engine(replace(RULES, model="test_resnet.r160_in1k"), images, seed=1).new_model()
 
 
 def test_poisoned_are_not_the_first_that_a_network_sees():
