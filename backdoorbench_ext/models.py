@@ -182,6 +182,8 @@ class TorchvisionNet(nn.Module):
     def __init__(self, name: str, num_classes: int) -> None:
         super().__init__()
         self.net = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+        side = getattr(self.net, "image_size", 0)  # its vision transformers have one
+        self.pretrained_cfg = {"fixed_input_size": side > 0, "input_size": (3, side, side)}
         self.classifier, last = list(self.net.named_modules())[-1]
         if not isinstance(last, nn.Linear):
             raise InputError(f"torchvision's {name} does not end in a linear layer: it has no embedding that defenses can work on")
@@ -219,6 +221,7 @@ def create(name: str, outputs: int, pretrained: bool = False) -> Any:
 class Net(nn.Module):
     """A timm network behind its input normalisation: float images in [0, 1] -> logits.
 
+    A network that insists on a size, as vision transformers do, sees images of another size scaled to it (bilinear), as in BackdoorBench.
     ``features`` gives the embedding of the penultimate layer (n, num_features), ``head`` the logits (n, outputs) of embeddings.
     """
 
@@ -231,10 +234,14 @@ class Net(nn.Module):
         self.register_buffer("std", std.view(1, 3, 1, 1) if std is not None else None)
         self.backbone = create(name, outputs, pretrained)
         self.num_features: int = self.backbone.num_features
+        told = getattr(self.backbone, "pretrained_cfg", {})
+        self.side: int | None = told["input_size"][-1] if told.get("fixed_input_size") else None
 
     def features(self, x: Tensor) -> Tensor:
         if self.mean is not None:
             x = (x - self.mean) / self.std
+        if self.side and x.shape[-1] != self.side:
+            x = F.interpolate(x, (self.side, self.side), mode="bilinear")
         out: Tensor = self.backbone.forward_head(self.backbone.forward_features(x), pre_logits=True)
         return out
 

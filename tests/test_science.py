@@ -8,6 +8,7 @@ import pytest
 import scipy.fft
 import timm
 import torch
+import torch.nn.functional as F
 from conftest import RULES, make_images
 from torch import nn
 
@@ -252,6 +253,15 @@ def test_networks_keep_timms_contract(name):
         assert parameters(Net(name, 10)) == pytest.approx(expected[name], rel=0.01)
 
 
+@pytest.mark.parametrize(("name", "side"), [("test_vit", 160), ("torchvision:vit_b_16", 224)])
+def test_images_are_scaled_to_the_size_that_a_network_insists_on(name, side):
+    net, x = Net(name, 4).eval(), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert net(x).shape == (2, 4)
+        torch.testing.assert_close(net(x), net(F.interpolate(x, (side, side), mode="bilinear")))
+    assert Net("wrn16_1", 4).side is None
+
+
 def test_a_name_with_a_tag_starts_from_its_weights(images, tmp_path, monkeypatch):
     """timm's own loading, of a file in place of the hub; what is loaded or measured later needs no weights."""
     name, source = "test_resnet.r160_in1k", timm.create_model("test_resnet")
@@ -368,7 +378,7 @@ def test_a_probe_may_ask_for_triggered_images(images):
 
 
 COUNTS = {"cbd_table1": 133, "cbd_table2": 32, "cbd_table3": 16, "cbd_table5": 8, "cbd_table6": 8, "cbd_table7": 8, "cbd_table8": 7, "mcci_table1": 84,
-          "mcci_table4": 9, "mcci_table7": 12, "mcci_table8": 10}  # fmt: skip
+          "mcci_table2": 3, "mcci_table4": 9, "mcci_table7": 12, "mcci_table8": 10}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -385,6 +395,7 @@ def test_published_numbers():
     """Two of each paper, looked up by hand."""
     grid = suite.load("cbd_table1")
     assert grid.reported["cifar10", "sig[label_mode=all-to-one]", "nad", 0.1] == {"ca": 83.54, "asr": 1.79}
+    assert suite.load("mcci_table2").reported["cifar10", "badnets", "mcci[inference=sg]", 0.1] == {"ca": 97.34, "asr": 0.0, "arr": 96.39}
     assert suite.load("mcci_table7").reported["cifar10", "lc", "mcci[inference=sfrn]", 0.025] == {"ca": 85.0, "asr": 0.0, "arr": 83.0}
     assert suite.load("mcci_table8").reported["cifar10", "smooth", "mcci[inference=sg,finetune=25]", 0.1] == {"ca": 82.52, "asr": 9.01, "arr": 75.93}
     assert suite.load("cbd_table8").reported["cifar10", "badnets", "dbd", 0.1] == {"seconds": 5280.0}
