@@ -23,7 +23,7 @@ from .api import Images, InputError
 from .frequency import dct2
 from .records import METRICS, Record
 from .suite import Suite
-from .tables import ARROWS, frame, heads, title
+from .tables import ARROWS, frame, heads, labels, title
 
 COLOURS = {"ca": "#3b6fb6", "asr": "#c8443c", "arr": "#7aa95c"}  # also told apart in grey and by the colour-blind
 STYLE: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
@@ -117,7 +117,8 @@ def heatmap(records: Sequence[Record], suite: Suite) -> Figure:
     there = set(means[["dataset", "attack", "rate"]].itertuples(index=False, name=None))
     columns = sorted(there, key=lambda column: (suite.datasets.index(column[0]), suite.attacks.index(column[1]), column[2]))
     several = {kind: len({c[i] for c in columns}) > 1 for i, kind in ((0, "dataset"), (2, "rate"))}
-    labels = ["\n".join([*([d] if several["dataset"] else []), _lines(a), *([f"{100 * r:g} %"] if several["rate"] else [])]) for d, a, r in columns]
+    short = labels([a for a in suite.attacks if any(a == column[1] for column in columns)], list(names))
+    across = ["\n".join([*([d] if several["dataset"] else []), short[a], *([f"{100 * r:g} %"] if several["rate"] else [])]) for d, a, r in columns]
     found = means.set_index(["dataset", "attack", "rate", "defense"])
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(1.6 + 3 * (0.3 + 0.42 * len(columns)), 1.1 + 0.24 * len(names)), sharey=True, layout="constrained")
@@ -130,7 +131,7 @@ def heatmap(records: Sequence[Record], suite: Suite) -> Figure:
                     good = 100 - value if metric == "asr" else value
                     if value == value:
                         ax.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=6, color="white" if good < 12 or good > 88 else "black")
-            ax.set_xticks(range(len(columns)), labels, fontsize=6, rotation=90)
+            ax.set_xticks(range(len(columns)), across, fontsize=6, rotation=90)
             ax.set_yticks(range(len(names)), list(names.values()), fontsize=7)
             ax.tick_params(length=0)
             ax.set_title(f"{ARROWS[metric][0]} {'↑' if ARROWS[metric][1] == 'up' else '↓'}", fontsize=8)
@@ -181,19 +182,21 @@ def rates(records: Sequence[Record], suite: Suite) -> Figure:
     return figure
 
 
-def losses(records: Sequence[Record], suite: Suite) -> Figure:
-    """The training losses over the epochs, a panel a cell of the first seed, a line a stage.
+def losses(records: Sequence[Record], suite: Suite, audited: bool = False) -> Figure:
+    """The training losses over the epochs, a panel a cell of the first seed, a line a stage; ``audited``: of the cells that tell clean from poisoned alone.
 
     Raises:
         InputError: no records, or none with a loss, such as a victim that was made elsewhere.
     """
     _, names = _means(records, suite)
     first = min(r["spec"]["seed"] for r in records)
-    shown = [r for r in records if r["spec"]["seed"] == first and any(name.endswith(" loss") for name in r["curves"])]
+    told = " clean loss" if audited else " loss"
+    shown = [r for r in records if r["spec"]["seed"] == first and any(name.endswith(told) for name in r["curves"])]
     if not shown:
-        raise InputError(f"the records of {suite.name} hold no losses")
+        raise InputError(f"the records of {suite.name} hold no losses" + " of clean and of poisoned images" * audited)
     across = min(4, len(shown))
     down = -(-len(shown) // across)
+    short = labels([a for a in suite.attacks if any(r["cell"]["attack"] == a for r in records)], list(names))
     stages = list(dict.fromkeys(name for r in shown for name in r["curves"] if name.endswith(" loss")))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(down, across, figsize=(max(4.2, 2.3 * across), 1.7 * down + 0.4), squeeze=False, layout="constrained")
@@ -205,7 +208,7 @@ def losses(records: Sequence[Record], suite: Suite) -> Figure:
                 i, values = stages.index(name), record["curves"][name]
                 colour, mark = OKABE_ITO[i % len(OKABE_ITO)], MARKS[i // len(OKABE_ITO) % len(MARKS)]
                 lines[name.removesuffix(" loss")] = ax.plot(range(1, len(values) + 1), values, f"{mark}-", color=colour, lw=1, ms=1.5)[0]
-            ax.set_title(f"{names[record['cell']['defense']]}   {record['cell']['attack']}", fontsize=7)
+            ax.set_title(f"{names[record['cell']['defense']]}   {short[record['cell']['attack']]}", fontsize=7)
         figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(len(lines), 2 * across), frameon=False, fontsize=6)
         for ax in axes.flat[max(0, len(shown) - across) : len(shown)]:
             ax.set_xlabel("epoch of the stage")

@@ -6,6 +6,7 @@ import base64
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,12 @@ def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
     """
     if not records:
         raise InputError(f"no records of {suite.name} yet: bbx run {suite.name}")
-    pictures, audited = [], any(name.endswith(" clean loss") for r in records for name in r["curves"])
+    draw = plots.DRAWINGS | {"tsne": lambda *_: plots.tsne(plots.panels(suite, folder)), "losses": partial(plots.losses, audited=True)}
+    pictures = []
     for kind, words in DRAWN.items():
-        if kind == "losses" and not audited:  # every cell shows its own
-            continue
         try:
-            figure = plots.tsne(plots.panels(suite, folder)) if kind == "tsne" else plots.DRAWINGS[kind](records, suite)
-        except InputError:  # no rates to draw over, no embeddings kept
+            figure = draw[kind](records, suite)
+        except InputError:  # no rates to draw over, nothing looked into
             continue
         pictures.append((kind, words, data_uri(plots.svg(figure), "image/svg+xml")))
     examples = sorted({(c.dataset, c.attack, folder / c.path().parent.parent / "examples.png") for c in suite.cells() if c.attack != "none"})
@@ -98,10 +98,12 @@ def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
         (f"{suite.name}.{suffix}", data_uri(tables.render(records, suite, form).encode(), kind))
         for form, suffix, kind in (("csv", "csv", "text/csv"), ("latex", "tex", "application/x-tex"), ("markdown", "md", "text/markdown"))
     ]
+    shown = rows(records, suite)
     page = Environment(loader=PackageLoader(__package__), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True).get_template("report.html")
     return page.render(
         suite=suite,
-        rows=rows(records, suite),
+        rows=shown,
+        reported=[m for m in METRICS if any(row[m]["reported"] == row[m]["reported"] is not None for row in shown)],
         cells=cells(records, suite, folder),
         layout=tables.layout(records, suite),
         caption=tables.caption(records, suite),

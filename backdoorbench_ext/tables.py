@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_letters
 
 import pandas as pd
 
@@ -14,7 +16,9 @@ from .records import METRICS, Record, precision, wilson
 from .suite import Suite
 
 ARROWS = {"ca": ("CA", "up"), "asr": ("ASR", "down"), "arr": ("ARR", "up")}
-TITLES = {"none": "No Defense", "ft_sam": "FT-SAM", "i_bau": "I-BAU"}
+TITLES = {"none": "No Defense", "ft_sam": "FT-SAM", "i_bau": "I-BAU"}  # a defense's other name is written in capitals
+ATTACKS = {"none": "No attack", "badnets": "BadNets", "wanet": "WaNet", "ftrojan": "FTrojan", "adaptive_noise": "Adaptive noise"}
+ATTACKS |= {name: name.upper() for name in ("sig", "lc", "lf", "ctrl", "issba", "tuap")}  # another attack's name begins with a capital
 FORMATS = ("latex", "markdown", "csv")
 
 
@@ -24,10 +28,21 @@ def title(defense: str) -> str:
     return TITLES.get(name, name.upper()) + (f" {bracket}{options}" if bracket else "")
 
 
+def _lettered(names: Mapping[str, str], used: int = 0) -> dict[str, str]:
+    """Specs and what to call them: those with options get a letter, ``used`` being taken."""
+    letters = iter(ascii_letters[used:])
+    return {spec: name + (f" ({next(letters)})" if "[" in spec else "") for spec, name in names.items()}
+
+
 def heads(defenses: Sequence[str]) -> dict[str, str]:
     """Short names for the head of a table: those with options get a letter, which the caption explains."""
-    lettered = [d for d in defenses if "[" in d]
-    return {d: TITLES.get(name := d.partition("[")[0], name.upper()) + (f" ({chr(97 + lettered.index(d))})" if d in lettered else "") for d in defenses}
+    return _lettered({d: TITLES.get(name := d.partition("[")[0], name.upper()) for d in defenses})
+
+
+def labels(attacks: Sequence[str], defenses: Sequence[str]) -> dict[str, str]:
+    """The same for attacks; their letters come after those of the defenses."""
+    named = {a: ATTACKS.get(name := a.partition("[")[0], name.capitalize()) for a in attacks}
+    return _lettered(named, sum("[" in d for d in defenses))
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -125,8 +140,9 @@ def layout(records: Sequence[Record], suite: Suite) -> Layout:
         return [(a, own.get(a, rate)) for a in suite.attacks if (own.get(a, rate), a) in found]
 
     blocks = [(d, r, rows(d, r)) for d in suite.datasets for r in suite.rates if rows(d, r)]
-    names = {a: a + f", rate {100 * own:g} %" * (own != rate) for _, rate, attacks in reversed(blocks) for a, own in reversed(attacks)}
-    shown = [a for a in suite.attacks if a in names]
+    rated = {a: f", rate {100 * own:g} %" * (own != rate) for _, rate, attacks in reversed(blocks) for a, own in reversed(attacks)}
+    shown = [a for a in suite.attacks if a in rated]
+    called = labels(shown, defenses) | {"Average": "Average"}
     across, lines = len(defenses) <= WIDE, []
     for dataset, rate, attacks in blocks:
         cells = _block(numbers, dataset, attacks, defenses)
@@ -134,23 +150,35 @@ def layout(records: Sequence[Record], suite: Suite) -> Layout:
             lines.append(Line(f"{dataset}, poisoning rate {100 * rate:g} %"))
         if across:
             for a, own in [*attacks, *([("Average", rate)] if any(key[0] == "Average" for key in cells) else [])]:
-                label = a + f", rate {100 * own:g} %" * (own != rate)
+                label = called[a] + f", rate {100 * own:g} %" * (own != rate)
                 lines.append(Line(label, "", tuple(cells.get((a, d), EMPTY) for d in defenses), a == "Average"))
         else:
             columns = [*shown, "Average"] if len(shown) > 1 else shown
             lines += [Line(name, given.get((dataset, d), "--"), tuple(cells.get((a, d), EMPTY) for a in columns)) for d, name in heads(defenses).items()]
     if across:
         return Layout(list(heads(defenses).values()), "Attack", lines, [_each(suite, {s: n for (s, own), n in given.items() if own == d}) for d in defenses])
-    return Layout([names[a] for a in shown] + ["Average"] * (len(shown) > 1), "Defense", lines, [])
+    return Layout([called[a] + rated[a] for a in shown] + ["Average"] * (len(shown) > 1), "Defense", lines, [])
+
+
+def _found(records: Sequence[Record], suite: Suite) -> tuple[list[str], list[str]]:
+    """The attacks and the defenses that have records, in the suite's order."""
+    attacks, defenses = ({r["cell"][kind] for r in records} for kind in ("attack", "defense"))
+    return [a for a in suite.attacks if a in attacks], [d for d in suite.defenses if d in defenses]
+
+
+def _protocols(suite: Suite, datasets: Sequence[str]) -> str:
+    """The protocol of the first data set, and of the others what differs from it."""
+    first, *others = [(d, str(suite.protocol.on(d)).split(", ")) for d in datasets]
+    unlike = [(d, [part for part in parts if part not in first[1]]) for d, parts in others]
+    return "; ".join([", ".join(first[1]), *(f"{d}: {', '.join(parts)}" for d, parts in unlike if parts)])
 
 
 def caption(records: Sequence[Record], suite: Suite) -> str:
     """What a reader must know of the numbers: protocol, counts, seeds, options, where they come from."""
     seeds = sorted({r["spec"]["seed"] for r in records})
-    found = {r["cell"]["defense"] for r in records}
-    short = heads([d for d in suite.defenses if d in found])
-    options = [f"{name.rpartition(' ')[2]} {', '.join(registry.split(d.partition('[')[2][:-1]))}" for d, name in short.items() if "[" in d]
-    protocols = sorted({str(suite.protocol.on(r["cell"]["dataset"])) for r in records})
+    attacks, defenses = _found(records, suite)
+    short = [*heads(defenses).items(), *labels(attacks, defenses).items()]
+    options = [f"{name.rpartition(' ')[2]} {', '.join(registry.split(spec.partition('[')[2][:-1]))}" for spec, name in short if "[" in spec]
     counts = {m: _each(suite, {r["cell"]["dataset"]: str(r["metrics"][m][1]) for r in reversed(records)}) for m in METRICS}
     commits = sorted({r["surroundings"]["commit"] or "unknown" for r in records})
     machines: dict[str, list[str]] = {}
@@ -164,7 +192,7 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
         f"CA over {counts['ca']} test images, ASR and ARR over {counts['asr']}",
         "best defense bold, second underlined",
         *(["options: " + "; ".join(options)] if options else []),
-        "protocol " + " / ".join(protocols),
+        "protocol " + _protocols(suite, [d for d in suite.datasets if any(r["cell"]["dataset"] == d for r in records)]),
         "; ".join(devices) + ", " + (f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits, see the CSV"),
     ]
     return ". ".join([parts[0], *(part[0].upper() + part[1:] for part in parts[1:])]) + "."
@@ -173,27 +201,36 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
 def escape(text: str) -> str:
     """Plain text -> LaTeX."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\rightarrow$"}
-    return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
+    return re.sub(r"^-(?=\d)", "$-$", "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text))
 
 
-def _open(note: str, label: str, columns: str) -> list[str]:
-    return [
-        r"% needs \usepackage{booktabs,graphicx}; in two columns, table* gives it both",
-        r"\begin{table}[t]",
-        r"\centering",
-        rf"\caption{{{escape(note)}}}",
-        rf"\label{{tab:{label}}}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-    ]
+NARROW = 7  # more columns than these want both columns of a two-column paper
 
 
-CLOSE = [r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""]
+def _dressed(note: str, label: str, groups: Sequence[str], body: Sequence[str]) -> str:
+    """The environment around the rows of a table; ``groups`` of columns, "l" or "r" each, stand apart."""
+    kind = "table*" if sum(map(len, groups)) > NARROW else "table"
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs,graphicx}",
+            rf"\begin{{{kind}}}[t]",
+            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"\caption[{escape(label)}]{{\footnotesize {escape(note)}}}",
+            rf"\label{{tab:{label}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            r"\begin{tabular}{" + r"@{\hspace{9pt}}".join(groups) + "}",
+            r"\toprule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            rf"\end{{{kind}}}",
+            "",
+        ]
+    )
 
 
 def latex(records: Sequence[Record], suite: Suite) -> str:
-    """A table for a paper; it needs the packages booktabs and graphicx, and shrinks to the width of the text if it is wider."""
+    """A table for a paper of one or two columns; it needs the packages booktabs and graphicx, and shrinks to the width of the text if it is wider."""
     table, width, dress = layout(records, suite), len(METRICS), {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
     metrics, first = [rf"{name} $\{arrow}arrow$" for name, arrow in map(ARROWS.__getitem__, METRICS)], 1 if table.given else 2
     rows = []
@@ -206,17 +243,13 @@ def latex(records: Sequence[Record], suite: Suite) -> str:
     if table.given:
         rows.append(r"\midrule Clean images & " + " & ".join(rf"\multicolumn{{{width}}}{{c}}{{{n}}}" for n in table.given) + r" \\")
     titles = [table.rows] if table.given else [table.rows, "Clean images"]
-    return "\n".join(
-        [
-            *_open(caption(records, suite), suite.name, f"l{'r' * (first - 1 + width * len(table.groups))}"),
-            " & ".join([""] * first + [rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}" for name in table.groups]) + r" \\",
-            " ".join(rf"\cmidrule(lr){{{first + 1 + i * width}-{first + (i + 1) * width}}}" for i in range(len(table.groups))),
-            " & ".join([*titles, *metrics * len(table.groups)]) + r" \\",
-            r"\midrule",
-            *rows,
-            *CLOSE,
-        ]
-    )
+    top = [
+        " & ".join([""] * first + [rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}" for name in table.groups]) + r" \\",
+        " ".join(rf"\cmidrule(lr){{{first + 1 + i * width}-{first + (i + 1) * width}}}" for i in range(len(table.groups))),
+        " & ".join([*titles, *metrics * len(table.groups)]) + r" \\",
+        r"\midrule",
+    ]
+    return _dressed(caption(records, suite), suite.name, ["l" + "r" * (first - 1), *["r" * width] * len(table.groups)], [*top, *rows])
 
 
 def markdown(records: Sequence[Record], suite: Suite) -> str:
@@ -268,12 +301,13 @@ def comparison(records: Sequence[Record], suite: Suite, form: str) -> str:
     unknown = [m for m in METRICS if data[f"{m} reported"].isna().all()]
     same = [c for c in ("dataset", "rate") if data[c].nunique() == 1]  # the caption says it
     columns = [c for c in data.columns if c.partition(" ")[0] not in unknown and c not in same]
-    short = heads([d for d in suite.defenses if (data["defense"] == d).any()])
+    attacks, defenses = _found(records, suite)
+    short = {"defense": heads(defenses), "attack": labels(attacks, defenses)}
 
     def text(column: str, value: object) -> str:
         if isinstance(value, float):
             return "--" if value != value else f"{value:+.2f}" if "difference" in column else f"{100 * value:g} %" if column == "rate" else f"{value:.2f}"
-        return short[str(value)] if column == "defense" else str(value)
+        return short.get(column, {}).get(str(value), str(value))
 
     lines = [[text(c, row[c]) for c in columns] for _, row in data.iterrows()]
     left = [c in ("dataset", "attack", "defense", "not reproduced") for c in columns]
@@ -281,9 +315,12 @@ def comparison(records: Sequence[Record], suite: Suite, form: str) -> str:
     if form == "markdown":
         table = [titles, ["---" if words else "---:" for words in left], *lines]
         return "\n".join("| " + " | ".join(row) + " |" for row in table) + f"\n\n{note}\n"
-    body = [" & ".join(map(escape, row)) + r" \\" for row in lines]
+    body, names = [], columns.index("defense")  # what stands before the defense is printed once
+    for i, row in enumerate(lines):
+        again = i > 0 and lines[i - 1][:names] == row[:names]
+        body.append(r"\addlinespace " * (i > 0 and not again) + " & ".join(map(escape, [""] * names + row[names:] if again else row)) + r" \\")
     shape = "".join("l" if words else "r" for words in left)
-    return "\n".join([*_open(note, f"{suite.name}-reported", shape), " & ".join(map(escape, titles)) + r" \\", r"\midrule", *body, *CLOSE])
+    return _dressed(note, f"{suite.name}-reported", [shape], [" & ".join(map(escape, titles)) + r" \\", r"\midrule", *body])
 
 
 def render(records: Sequence[Record], suite: Suite, form: str, against: bool = False) -> str:

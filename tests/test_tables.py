@@ -29,14 +29,14 @@ RECORDS = [
     record("blend", "none", 910, 855, 27), record("blend", "cbd", 870, 18, 792),
 ]  # fmt: skip
 
-LATEX = r"""\begin{tabular}{lrrrrrrrrr}
+LATEX = r"""\begin{tabular}{l@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr}
 \toprule
  & \multicolumn{3}{c}{No Defense} & \multicolumn{3}{c}{CBD} & \multicolumn{3}{c}{MCCI (a)} \\
 \cmidrule(lr){2-4} \cmidrule(lr){5-7} \cmidrule(lr){8-10}
 Attack & CA $\uparrow$ & ASR $\downarrow$ & ARR $\uparrow$ & CA $\uparrow$ & ASR $\downarrow$ & ARR $\uparrow$ & CA $\uparrow$ & ASR $\downarrow$ & ARR $\uparrow$ \\
 \midrule
-badnets & 90.00 & 100.00 & 0.00 & \underline{88.00} & \textbf{1.00} & \underline{89.00} & \textbf{89.00} & \textbf{1.00} & \textbf{90.00} \\
-blend & 91.00 & 95.00 & 3.00 & \textbf{87.00} & \textbf{2.00} & \textbf{88.00} & -- & -- & -- \\
+BadNets & 90.00 & 100.00 & 0.00 & \underline{88.00} & \textbf{1.00} & \underline{89.00} & \textbf{89.00} & \textbf{1.00} & \textbf{90.00} \\
+Blend & 91.00 & 95.00 & 3.00 & \textbf{87.00} & \textbf{2.00} & \textbf{88.00} & -- & -- & -- \\
 \midrule Average & 90.50 & 97.50 & 1.50 & \textbf{87.50} & \textbf{1.50} & \textbf{88.50} & -- & -- & -- \\
 \midrule Clean images & \multicolumn{3}{c}{0} & \multicolumn{3}{c}{0} & \multicolumn{3}{c}{100} \\
 \bottomrule
@@ -48,7 +48,8 @@ def test_latex():
     text = tables.render(RECORDS, SUITE, "latex")
     assert LATEX in text
     assert r"5 \%" in text and r"CPU\_x \& y, commit abc" in text and "Options: (a) inference=avg." in text
-    assert text.count("{") == text.count("}") and r"\usepackage{booktabs,graphicx}" in text
+    assert text.count("{") == text.count("}") and r"\usepackage{booktabs,graphicx}" in text and r"\begin{table*}[t]" in text
+    assert r"\begin{table}[t]" in tables.render(RECORDS[:2], SUITE, "latex"), "seven columns fit one of two"
 
 
 def test_learning_puts_stages_one_after_the_other(tmp_path):
@@ -88,7 +89,7 @@ def test_latex_compiles_and_fits_the_page(layout, tmp_path):
 
 def test_markdown():
     lines = tables.render(RECORDS, SUITE, "markdown").splitlines()
-    assert lines[2] == "| badnets | 90.00 | 100.00 | 0.00 | <u>88.00</u> | **1.00** | <u>89.00</u> | **89.00** | **1.00** | **90.00** |"
+    assert lines[2] == "| BadNets | 90.00 | 100.00 | 0.00 | <u>88.00</u> | **1.00** | <u>89.00</u> | **89.00** | **1.00** | **90.00** |"
     assert lines[5] == "| Clean images | 0 |  |  | 0 |  |  | 100 |  |  |"
     assert "test v1: bbx_test" in lines[-1]
 
@@ -100,13 +101,17 @@ def test_many_defenses_stand_below_each_other():
     found = [record("badnets", d, 800 + 10 * i, 90 - 9 * i, 0) for i, d in enumerate(many)]
     found += [{**r, "spec": r["spec"] | {"rate": 0.05}} for r in (record("blend", "none", 900, 9, 0), record("blend", "cbd", 700, 18, 9))]
     lines = tables.render(found, suite, "markdown").splitlines()
-    groups = ("badnets", "blend, rate 5 %", "Average")
+    groups = ("BadNets", "Blend, rate 5 %", "Average")
     assert lines[0] == "| Defense | Clean images | " + " | ".join(f"{g} {m}" for g in groups for m in ("CA ↑", "ASR ↓", "ARR ↑")) + " |"
     assert lines[2] == "| No Defense | 0 | 80.00 | 10.00 | 0.00 | 90.00 | 1.00 | 0.00 | 85.00 | 5.50 | 0.00 |"
     assert lines[3] == "| CBD | 0 | 81.00 | 9.00 | **0.00** | **70.00** | **2.00** | **1.00** | **75.50** | **5.50** | **0.50** |"
     assert lines[9] == "| MCCI (f) | 100 | **87.00** | **3.00** | **0.00** | -- | -- | -- | -- | -- | -- |"
     text = tables.render(found, suite, "latex")
-    assert r"\begin{tabular}{lrrrrrrrrrr}" in text and r"Defense & Clean images & CA $\uparrow$" in text and r"\cmidrule(lr){3-5}" in text
+    assert (
+        r"\begin{tabular}{lr@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr}" in text
+        and r"Defense & Clean images & CA $\uparrow$" in text
+        and r"\cmidrule(lr){3-5}" in text
+    )
     assert r"CBD & 0 & 81.00 & 9.00 & \textbf{0.00} & \textbf{70.00}" in text
 
 
@@ -115,6 +120,17 @@ def test_csv():
     row = dict(zip(head.split(","), first.split(","), strict=True))
     assert (row["ca"], row["ca_n"], row["f_B asr"], row["clean_images"]) == ("90.0000", "1000", "100.0000", "0")
     assert float(row["ca_low"]) == pytest.approx(87.98, abs=0.01) and float(row["ca_high"]) == pytest.approx(91.71, abs=0.01)
+
+
+def test_attacks_with_options_have_letters_too():
+    """After those of the defenses; protocols of other data sets are told by what differs."""
+    rules = replace(RULES, overrides={"signs": {"target": 1, "normalise": True}})
+    both = replace(SUITE, protocol=rules, datasets=("digits", "signs"), attacks=("sig[delta=40]", "none"))
+    found = [record("sig[delta=40]", "mcci[inference=avg]", 1, 1, 1), record("none", "cbd", 1, 1, 1)]
+    found.append(found[0] | {"cell": found[0]["cell"] | {"dataset": "signs"}, "spec": found[0]["spec"] | {"dataset": "signs"}})
+    text = tables.render(found, both, "markdown")
+    assert "| SIG (b) | --" in text and "| No attack | **0.10** |" in text and "Options: (a) inference=avg; (b) delta=40." in text
+    assert text.count("test v1: bbx_test") == 1 and "ASR and ARR without the target class; signs: normalised, target 1. CPU" in text
 
 
 def test_several_seeds_show_mean_and_spread():
@@ -189,9 +205,12 @@ def test_against_reported(tmp_path):
     suite = replace(SUITE, reported={("digits", "badnets", "cbd", 0.1): {"ca": 95.0, "asr": 2.0}, ("digits", "blend", "cbd", 0.1): {"ca": 86.0, "asr": 9.0}})
     lines = tables.render(RECORDS, suite, "markdown", against=True).splitlines()
     assert lines[0] == "| attack | defense | CA | CA reported | CA diff. | ASR | ASR reported | ASR diff. | not reproduced |"
-    assert lines[2] == "| badnets | CBD | 88.00 | 95.00 | -7.00 | 1.00 | 2.00 | -1.00 | CA |"
-    assert lines[3] == "| blend | CBD | 87.00 | 86.00 | +1.00 | 2.00 | 9.00 | -7.00 | ASR |"
-    assert r"blend & CBD & 87.00 & 86.00 & +1.00" in tables.render(RECORDS, suite, "latex", against=True)
+    assert lines[2] == "| BadNets | CBD | 88.00 | 95.00 | -7.00 | 1.00 | 2.00 | -1.00 | CA |"
+    assert lines[3] == "| Blend | CBD | 87.00 | 86.00 | +1.00 | 2.00 | 9.00 | -7.00 | ASR |"
+    text = tables.render(RECORDS, suite, "latex", against=True)
+    assert r"BadNets & CBD & 88.00 & 95.00 & $-$7.00" in text and r"\addlinespace Blend & CBD & 87.00 & 86.00 & +1.00" in text
+    again = replace(suite, reported=suite.reported | {("digits", "badnets", "none", 0.1): {"ca": 95.0, "asr": 100.0}})
+    assert r"BadNets & No Defense & 90.00" in (text := tables.render(RECORDS, again, "latex", against=True)) and "\n & CBD & 88.00" in text
     assert tables.render(RECORDS, suite, "csv", against=True).splitlines()[1].startswith("digits,badnets,0.10,cbd,88.00,95.00,-7.00")
     assert [file.name for file in tables.write(RECORDS, suite, tmp_path)] == [f"{n}.{s}" for n in ("table", "reported") for s in ("tex", "md", "csv")]
     assert (tmp_path / "reported.md").read_text().splitlines()[:4] == lines[:4] and len(tables.write(RECORDS, SUITE, tmp_path)) == 3
