@@ -352,7 +352,7 @@ def panels(suite: Suite, folder: Path, only: str = "") -> list[Panel]:
         file = (folder / cell.path()).with_suffix(".embeddings")
         kept = load(file.read_bytes()) if file.exists() else {}
         for name in sorted(key.removesuffix("/clean") for key in kept if key.endswith("/clean") and key != "true/clean"):
-            words = "\n".join((title(cell.defense), *filter(None, (name,)), f"{cell.attack}, {cell.dataset}"))
+            words = "\n".join(_wrapped(line, 32) for line in (title(cell.defense), name, f"{cell.attack}, {cell.dataset}") if line)
             found.append((words, kept[f"{name}/clean"], kept["true/clean"], kept[f"{name}/triggered"], kept["true/triggered"]))
     if not found:
         raise InputError(f"{folder} holds no embeddings: bbx run {suite.name} --audit keeps them, of cells that have no record yet")
