@@ -352,7 +352,7 @@ def panels(suite: Suite, folder: Path, only: str = "") -> list[Panel]:
         file = (folder / cell.path()).with_suffix(".embeddings")
         kept = load(file.read_bytes()) if file.exists() else {}
         for name in sorted(key.removesuffix("/clean") for key in kept if key.endswith("/clean") and key != "true/clean"):
-            words = "\n".join(_wrapped(line, 32) for line in (title(cell.defense), name, f"{cell.attack}, {cell.dataset}") if line)
+            words = "\n".join((title(cell.defense), *filter(None, (name,)), f"{cell.attack}, {cell.dataset}"))
             found.append((words, kept[f"{name}/clean"], kept["true/clean"], kept[f"{name}/triggered"], kept["true/triggered"]))
     if not found:
         raise InputError(f"{folder} holds no embeddings: bbx run {suite.name} --audit keeps them, of cells that have no record yet")
@@ -382,7 +382,7 @@ def tsne(panels: Sequence[Panel]) -> Figure:
             colours: Any = {"cmap": "tab20" if int(classes.max()) > 9 else "tab10", "vmin": 0, "vmax": int(classes.max())}
             ax.scatter(here[:, 0], here[:, 1], s=3, c=classes.numpy(), linewidths=0, **colours)
             ax.scatter(there[:, 0], there[:, 1], s=6, c=true.numpy(), edgecolors="black", linewidths=0.4, **colours)
-            ax.set_title(name, fontsize=7)
+            ax.set_title("\n".join(_wrapped(line, 32) for line in name.split("\n")), fontsize=7)
         words = "test images by t-SNE; colour: class, black edge: with the trigger"
         figure.supxlabel("\n".join(textwrap.wrap(words, 22 * across + 6)), fontsize=7)
     return figure

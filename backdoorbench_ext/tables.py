@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from string import ascii_letters
 
@@ -265,6 +266,7 @@ def markdown(records: Sequence[Record], suite: Suite) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in lines) + f"\n\n{caption(records, suite)}\n"
 
 
+LONG = 40  # rows of a comparison on a page
 TOLERANCE = 5.0  # points; what one seed, another order of the data and another library may do
 
 
@@ -315,12 +317,21 @@ def comparison(records: Sequence[Record], suite: Suite, form: str) -> str:
     if form == "markdown":
         table = [titles, ["---" if words else "---:" for words in left], *lines]
         return "\n".join("| " + " | ".join(row) + " |" for row in table) + f"\n\n{note}\n"
-    body, names = [], columns.index("defense")  # what stands before the defense is printed once
-    for i, row in enumerate(lines):
-        again = i > 0 and lines[i - 1][:names] == row[:names]
-        body.append(r"\addlinespace " * (i > 0 and not again) + " & ".join(map(escape, [""] * names + row[names:] if again else row)) + r" \\")
+    names = columns.index("defense")
+    pages: list[list[str]] = [[]]
+    for _, group in groupby(lines, key=lambda row: row[:names]):  # what stands before the defense is printed once
+        first, *more = group
+        rows = [first, *([""] * names + row[names:] for row in more)]
+        if len(pages[-1]) + len(rows) > LONG and pages[-1]:
+            pages.append([])
+        gap = r"\addlinespace " * bool(pages[-1])
+        pages[-1] += [gap * (row is first) + " & ".join(map(escape, row)) + r" \\" for row in rows]
     shape = "".join("l" if words else "r" for words in left)
-    return _dressed(note, f"{suite.name}-reported", [shape], [" & ".join(map(escape, titles)) + r" \\", r"\midrule", *body])
+    top = [" & ".join(map(escape, titles)) + r" \\", r"\midrule"]
+    label = f"{suite.name}-reported"
+    return "\n".join(
+        _dressed(f"{suite.name}, continued." if i else note, label + f"-{i + 1}" * (i > 0), [shape], [*top, *page]) for i, page in enumerate(pages)
+    )
 
 
 def render(records: Sequence[Record], suite: Suite, form: str, against: bool = False) -> str:

@@ -65,7 +65,7 @@ class ABL(Defense):
             index = torch.randint(len(suspects), (max(1, len(x) // 8),), generator=engine.rng).to(x.device, non_blocking=True)
             return F.cross_entropy(net(x), y) - F.cross_entropy(net(engine.to_float(suspects.x[index])), suspects.y[index])
 
-        recipe = replace(rules, lr=self.unlearning_lr, schedule="constant")
+        recipe = replace(rules, optimizer="sgd", lr=self.unlearning_lr, schedule="constant")
         return engine.fit(net, suspects if released else others, name="unlearning", epochs=self.unlearning_epochs, loss=unlearning, recipe=recipe)
 
 

@@ -32,7 +32,7 @@ class FinePruning(Repair):
         z = engine.predict(victim, clean, victim.features)
         kept = pruning(z, clean.y, victim.head, self.drop)
         engine.log(**{"channels pruned": float((~kept).sum())})
-        recipe = replace(engine.rules.recipe, lr=self.lr, schedule="constant")
+        recipe = replace(engine.rules.recipe, optimizer="sgd", lr=self.lr, schedule="constant")
         engine.fit(Pruned(victim, kept), clean, name="fine-tuning", epochs=self.epochs, recipe=recipe)
         with torch.no_grad():
             victim.backbone.get_classifier().weight[:, ~kept] = 0  # the same as without the channels

@@ -34,7 +34,7 @@ class FTSAM(Repair):
             moved = {name: p + move for (name, p), move in zip(weights.items(), moves, strict=True)}
             return F.cross_entropy(functional_call(net, moved, (x,)), y, label_smoothing=self.label_smoothing)
 
-        recipe = replace(engine.rules.recipe, lr=self.lr, schedule="cosine")
+        recipe = replace(engine.rules.recipe, optimizer="sgd", lr=self.lr, schedule="cosine")
         return engine.fit(engine.victim(), engine.clean(self.images), name="fine-tuning", epochs=self.epochs, loss=loss, recipe=recipe)
 
 

@@ -34,7 +34,7 @@ class MCR(Repair):
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         clean, start = engine.clean(self.images), engine.victim()
         end = copy.deepcopy(start)
-        recipe = replace(engine.rules.recipe, lr=self.lr, schedule="constant")
+        recipe = replace(engine.rules.recipe, optimizer="sgd", lr=self.lr, schedule="constant")
         engine.fit(end, clean, name="other end", epochs=self.finetune_epochs, recipe=recipe)
         curve = Curve(start, end)
         engine.fit(curve, clean, name="curve", epochs=self.epochs, recipe=recipe)

@@ -35,7 +35,7 @@ class NAD(Repair):
         clean, student = engine.clean(self.images), engine.victim()
         names = last_stages(student, engine.to_float(clean.x[:2]))
         teacher = copy.deepcopy(student)
-        recipe = replace(engine.rules.recipe, lr=self.lr, schedule="step", milestones=(0.2, 0.4, 0.6, 0.8))
+        recipe = replace(engine.rules.recipe, optimizer="sgd", lr=self.lr, schedule="step", milestones=(0.2, 0.4, 0.6, 0.8))
         engine.fit(teacher, clean, name="teacher", epochs=self.teacher_epochs, recipe=recipe)
         teacher.requires_grad_(False)
         engine.probe("teacher", teacher)

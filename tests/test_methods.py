@@ -169,6 +169,22 @@ def test_fit(text, images):
     assert first.log_book.clean_given == given, "clean_images must say what is asked of engine.clean"
 
 
+@pytest.mark.parametrize("text", [*DEFENSES, *VARIANTS])
+def test_a_rate_of_its_own_has_its_optimizer(text, images, monkeypatch):
+    """A protocol's optimizer goes with the protocol's rate: under MCCI's Adadelta, SGD at 0.01 must not become Adadelta at 0.01."""
+    seen, fit = [], Engine.fit
+
+    def looked_at(self, *args, **options):
+        seen.append(options.get("recipe") or self.rules.recipe)
+        return fit(self, *args, **options)
+
+    monkeypatch.setattr(Engine, "fit", looked_at)
+    rules = dataclasses.replace(RULES, recipe=dataclasses.replace(RULES.recipe, optimizer="adadelta", lr=0.123))
+    defense(text).fit(images, Engine(rules, images, make_images(8, seed=9), seed=3))
+    own = [recipe for recipe in seen if recipe.lr != 0.123]
+    assert seen and ("optimizer" in defense(text).spec() or all(recipe.optimizer != "adadelta" for recipe in own))
+
+
 def test_the_other_device_is_like_a_gpu():
     with elsewhere.device() as gpu:
         x, order = torch.arange(3.0).to(elsewhere.NAME, non_blocking=True), torch.tensor([2, 0])

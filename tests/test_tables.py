@@ -200,7 +200,7 @@ def test_every_drawing_shows_its_numbers(monkeypatch):
             draw([], SUITE)
 
 
-def test_against_reported(tmp_path):
+def test_against_reported(tmp_path, monkeypatch):
     """Ours, the published number and the difference; what is more than five points away is named."""
     suite = replace(SUITE, reported={("digits", "badnets", "cbd", 0.1): {"ca": 95.0, "asr": 2.0}, ("digits", "blend", "cbd", 0.1): {"ca": 86.0, "asr": 9.0}})
     lines = tables.render(RECORDS, suite, "markdown", against=True).splitlines()
@@ -210,6 +210,9 @@ def test_against_reported(tmp_path):
     text = tables.render(RECORDS, suite, "latex", against=True)
     assert r"BadNets & CBD & 88.00 & 95.00 & $-$7.00" in text and r"\addlinespace Blend & CBD & 87.00 & 86.00 & +1.00" in text
     again = replace(suite, reported=suite.reported | {("digits", "badnets", "none", 0.1): {"ca": 95.0, "asr": 100.0}})
+    monkeypatch.setattr(tables, "LONG", 1)
+    pages = tables.render(RECORDS, suite, "latex", against=True).split(r"\begin{table*}")
+    assert len(pages) == 3 and "Blend & CBD" in pages[2] and r"paper, continued." in pages[2] and r"\label{tab:paper-reported-2}" in pages[2]
     assert r"BadNets & No Defense & 90.00" in (text := tables.render(RECORDS, again, "latex", against=True)) and "\n & CBD & 88.00" in text
     assert tables.render(RECORDS, suite, "csv", against=True).splitlines()[1].startswith("digits,badnets,0.10,cbd,88.00,95.00,-7.00")
     assert [file.name for file in tables.write(RECORDS, suite, tmp_path)] == [f"{n}.{s}" for n in ("table", "reported") for s in ("tex", "md", "csv")]
