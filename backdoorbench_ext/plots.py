@@ -23,7 +23,7 @@ from .api import Images, InputError
 from .frequency import dct2
 from .records import METRICS, Record
 from .suite import Suite
-from .tables import ARROWS, frame, heads, labels, title
+from .tables import ARROWS, frame, heads, labels, present, title
 
 COLOURS = {"ca": "#3b6fb6", "asr": "#c8443c", "arr": "#7aa95c"}  # also told apart in grey and by the colour-blind
 STYLE: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
@@ -117,7 +117,7 @@ def heatmap(records: Sequence[Record], suite: Suite) -> Figure:
     there = set(means[["dataset", "attack", "rate"]].itertuples(index=False, name=None))
     columns = sorted(there, key=lambda column: (suite.datasets.index(column[0]), suite.attacks.index(column[1]), column[2]))
     several = {kind: len({c[i] for c in columns}) > 1 for i, kind in ((0, "dataset"), (2, "rate"))}
-    short = labels([a for a in suite.attacks if any(a == column[1] for column in columns)], list(names))
+    short = labels(*present(records, suite))
     across = ["\n".join([*([d] if several["dataset"] else []), short[a], *([f"{100 * r:g} %"] if several["rate"] else [])]) for d, a, r in columns]
     found = means.set_index(["dataset", "attack", "rate", "defense"])
     with plt.rc_context(STYLE):
@@ -196,7 +196,7 @@ def losses(records: Sequence[Record], suite: Suite, audited: bool = False) -> Fi
         raise InputError(f"the records of {suite.name} hold no losses" + " of clean and of poisoned images" * audited)
     across = min(4, len(shown))
     down = -(-len(shown) // across)
-    short = labels([a for a in suite.attacks if any(r["cell"]["attack"] == a for r in records)], list(names))
+    short = labels(*present(records, suite))
     stages = list(dict.fromkeys(name for r in shown for name in r["curves"] if name.endswith(" loss")))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(down, across, figsize=(max(4.2, 2.3 * across), 1.7 * down + 0.4), squeeze=False, layout="constrained")

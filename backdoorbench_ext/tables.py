@@ -161,7 +161,7 @@ def layout(records: Sequence[Record], suite: Suite) -> Layout:
     return Layout([called[a] + rated[a] for a in shown] + ["Average"] * (len(shown) > 1), "Defense", lines, [])
 
 
-def _found(records: Sequence[Record], suite: Suite) -> tuple[list[str], list[str]]:
+def present(records: Sequence[Record], suite: Suite) -> tuple[list[str], list[str]]:
     """The attacks and the defenses that have records, in the suite's order."""
     attacks, defenses = ({r["cell"][kind] for r in records} for kind in ("attack", "defense"))
     return [a for a in suite.attacks if a in attacks], [d for d in suite.defenses if d in defenses]
@@ -177,7 +177,7 @@ def _protocols(suite: Suite, datasets: Sequence[str]) -> str:
 def caption(records: Sequence[Record], suite: Suite) -> str:
     """What a reader must know of the numbers: protocol, counts, seeds, options, where they come from."""
     seeds = sorted({r["spec"]["seed"] for r in records})
-    attacks, defenses = _found(records, suite)
+    attacks, defenses = present(records, suite)
     short = [*heads(defenses).items(), *labels(attacks, defenses).items()]
     options = [f"{name.rpartition(' ')[2]} {', '.join(registry.split(spec.partition('[')[2][:-1]))}" for spec, name in short if "[" in spec]
     counts = {m: _each(suite, {r["cell"]["dataset"]: str(r["metrics"][m][1]) for r in reversed(records)}) for m in METRICS}
@@ -303,7 +303,7 @@ def comparison(records: Sequence[Record], suite: Suite, form: str) -> str:
     unknown = [m for m in METRICS if data[f"{m} reported"].isna().all()]
     same = [c for c in ("dataset", "rate") if data[c].nunique() == 1]  # the caption says it
     columns = [c for c in data.columns if c.partition(" ")[0] not in unknown and c not in same]
-    attacks, defenses = _found(records, suite)
+    attacks, defenses = present(records, suite)
     short = {"defense": heads(defenses), "attack": labels(attacks, defenses)}
 
     def text(column: str, value: object) -> str:

@@ -52,8 +52,8 @@ class DBD(Defense):
             pixels = engine.to_float(train.pixels(place))
             return nt_xent(both(torch.cat([simclr_view(pixels, engine.rng) for _ in range(2)])), self.temperature)
 
-        recipe = replace(engine.rules.recipe, optimizer="sgd", lr=self.contrastive_lr, batch_size=self.contrastive_batch)
-        recipe = replace(recipe, schedule="constant" if released else "cosine")
+        schedule = "constant" if released else "cosine"
+        recipe = replace(engine.rules.recipe, optimizer="sgd", lr=self.contrastive_lr, batch_size=self.contrastive_batch, schedule=schedule)
         engine.fit(projected, raw, name="SimCLR", epochs=self.contrastive_epochs, loss=contrast, recipe=recipe)
 
         def frozen(head: nn.Module, x: Tensor, y: Tensor) -> Tensor:
