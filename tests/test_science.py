@@ -399,6 +399,16 @@ def test_published_numbers():
     assert suite.load("mcci_table7").reported["cifar10", "lc", "mcci[inference=sfrn]", 0.025] == {"ca": 85.0, "asr": 0.0, "arr": 83.0}
     assert suite.load("mcci_table8").reported["cifar10", "smooth", "mcci[inference=sg,finetune=25]", 0.1] == {"ca": 82.52, "asr": 9.01, "arr": 75.93}
     assert suite.load("cbd_table8").reported["cifar10", "badnets", "dbd", 0.1] == {"seconds": 5280.0}
+    assert suite.load("cbd_disputed").reported["cifar10", "blend", "cbd[variant=release]", 0.1] == {"ca": 87.48, "asr": 1.96}
+    assert suite.load("cbd_disputed_resnet18").reported["cifar10", "blend[alpha=0.2]", "cbd", 0.1] == {"ca": 77.18, "asr": 97.04, "arr": 12.27}
+
+
+def test_both_networks_of_the_dispute():
+    """The same grid twice, so that the network alone differs."""
+    first, second = suite.load("cbd_disputed"), suite.load("cbd_disputed_resnet18")
+    assert (first.protocol.model, second.protocol.model) == ("wrn16_1", "resnet18_cifar")
+    assert [replace(c, protocol=first.protocol) for c in second.cells()] == first.cells() and len(first.cells()) == 18
+    assert replace(second.protocol, name=first.protocol.name, model="wrn16_1") == first.protocol
 
 
 def test_scale(tmp_path):
