@@ -77,6 +77,7 @@ class MCCI(Defense):
             return self.tuned(net.sfrn, engine)
         x = engine.to_float(engine.clean(self.images if self.inference == "avg" else 1).x)
         engine.probe("AIN alone", MindControl(net, sfrn_sees=x))
+        engine.probe("SFRN alone", MindControl(net, ain_sees=net.spectrum(x)))
         # Table 3, the mind control the other way round: APC and APP, RPC and RPP are the CA and ASR of these.
         engine.probe("mean poisoned spectrum", lambda bad: MindControl(net, ain_sees=net.spectrum(bad).mean(0, keepdim=True)))
         engine.probe("one poisoned spectrum", lambda bad: MindControl(net, ain_sees=net.spectrum(bad[:1])))
@@ -154,7 +155,8 @@ class MindControl(nn.Module):
     """Equation 4: the trained pair with one path held at a constant, which is computed once.
 
     Args:
-        ain_sees: the spectrum (1, 3, h, w) that the AIN is told for every input, or
+        ain_sees: spectra (n, 3, h, w) whose mean embedding stands for the AIN's: one, that the AIN is told for every input, or those of several images,
+            to see what the SFRN knows alone (the embedding of a mean spectrum is not the mean of embeddings), or
         sfrn_sees: images whose mean embedding stands for the SFRN's, to see what the AIN knows alone.
     """
 
@@ -163,7 +165,7 @@ class MindControl(nn.Module):
         self.net = net.eval()
         with torch.no_grad():
             self.z = net.sfrn(sfrn_sees).mean(0, keepdim=True) if sfrn_sees is not None else None
-            self.z_f = net.ain(ain_sees) if ain_sees is not None else None
+            self.z_f = net.ain(ain_sees).mean(0, keepdim=True) if ain_sees is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.net.see(x) if self.z is None else self.z.expand(len(x), -1)

@@ -97,12 +97,15 @@ def test_the_large_ain_trains():
 def test_mind_control_is_the_full_network_on_a_fixed_spectrum():
     torch.manual_seed(0)
     net = TwoPaths(Net("bbx_test", 100), ain(32, 100), Spectrum(), 4, None).eval()
-    x, clean = torch.rand(5, 3, 32, 32), torch.rand(1, 3, 32, 32)
+    x, clean, more = torch.rand(5, 3, 32, 32), torch.rand(1, 3, 32, 32), torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         told = MindControl(net, ain_sees=net.spectrum(clean))
         expected = torch.cat([net.join(net.sfrn(image[None]), net.ain(net.spectrum(clean))) for image in x])
         torch.testing.assert_close(told(x), expected)
         assert not torch.allclose(told(x), net(x))
+        first, second = (net.ain(net.spectrum(one[None])) for one in more)
+        alone = MindControl(net, ain_sees=net.spectrum(more))
+        torch.testing.assert_close(alone(x), net.join(net.sfrn(x), ((first + second) / 2).expand(5, -1)))
 
 
 def test_sfrn_keeps_only_the_image_network(images):
@@ -352,7 +355,7 @@ def test_what_is_measured_beside_mcci_shares_the_sfrn(images):
     net = method.finish(trained, engine)
     alone = [engine.measure(one, images, triggered) for one in (net, engine.probes["own spectrum"], engine.probes["AIN alone"])]
     result, probes = engine.measure_all(net, images, triggered)
-    assert [result, probes["own spectrum"], probes["AIN alone"]] == alone and set(probes) > {"mean poisoned spectrum", "one poisoned spectrum"}
+    assert [result, probes["own spectrum"], probes["AIN alone"]] == alone and set(probes) > {"SFRN alone", "mean poisoned spectrum", "one poisoned spectrum"}
     trained.sfrn.register_forward_hook(lambda *_: seen.append(1))
     engine.measure_all(net, images, triggered)
     assert len(seen) == 2, "the test images and the triggered ones, a batch each"
