@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from .api import Images, InputError
 from .frequency import dct2
 from .records import METRICS, Record
 from .suite import Suite
-from .tables import ARROWS, frame, heads, labels, present, title
+from .tables import ARROWS, frame, heads, labels, letters, present, title
 
 COLOURS = {"ca": "#3b6fb6", "asr": "#c8443c", "arr": "#7aa95c"}  # also told apart in grey and by the colour-blind
 STYLE: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
@@ -111,6 +111,14 @@ def _means(records: Sequence[Record], suite: Suite) -> tuple[Any, dict[str, str]
     return means, heads([d for d in suite.defenses if (means["defense"] == d).any()])
 
 
+def _explain(figure: Figure, *names: Mapping[str, str]) -> None:
+    """Under a figure, which grows by as much, what the letters in these names mean: it may stand without its table."""
+    lines = textwrap.wrap("; ".join(letters(*names)), int(20 * figure.get_figwidth()))
+    if lines:
+        figure.set_figheight(figure.get_figheight() + 0.1 * len(lines))
+        figure.supxlabel("\n".join(lines), fontsize=6)
+
+
 def heatmap(records: Sequence[Record], suite: Suite) -> Figure:
     """The whole grid: defenses down, attacks across, a panel a metric, its number in every field; grey where no record is. Good is blue in all three."""
     means, names = _means(records, suite)
@@ -135,6 +143,7 @@ def heatmap(records: Sequence[Record], suite: Suite) -> Figure:
             ax.set_yticks(range(len(names)), list(names.values()), fontsize=7)
             ax.tick_params(length=0)
             ax.set_title(f"{ARROWS[metric][0]} {'↑' if ARROWS[metric][1] == 'up' else '↓'}", fontsize=8)
+        _explain(figure, names, short)
     return figure
 
 
@@ -143,7 +152,8 @@ def scatter(records: Sequence[Record], suite: Suite) -> Figure:
     means, names = _means(records, suite)
     with plt.rc_context(STYLE):
         sets = _sets(means, suite)
-        figure, axes = plt.subplots(1, len(sets), figsize=(3.2 * len(sets) + 1.2, 2.9), sharey=True, squeeze=False, layout="constrained")
+        size = (3.2 * len(sets) + 1.2, max(2.9, 0.18 * len(names) + 0.3))
+        figure, axes = plt.subplots(1, len(sets), figsize=size, sharey=True, squeeze=False, layout="constrained")
         for ax, dataset in zip(axes.flat, sets, strict=True):
             for i, (defense, name) in enumerate(names.items()):
                 own = means[(means["dataset"] == dataset) & (means["defense"] == defense)]
@@ -153,6 +163,7 @@ def scatter(records: Sequence[Record], suite: Suite) -> Figure:
             ax.set_ylim(-4, 104)
         axes[0, 0].set_ylabel("← ASR, percent")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=7)
+        _explain(figure, names)
     return figure
 
 
@@ -178,7 +189,8 @@ def rates(records: Sequence[Record], suite: Suite) -> Figure:
             row[0].set_ylabel("percent")
         for ax in axes[-1]:
             ax.set_xlabel("poisoning rate, percent")
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=7)
+        _explain(figure, names)
     return figure
 
 
@@ -209,10 +221,11 @@ def losses(records: Sequence[Record], suite: Suite, audited: bool = False) -> Fi
                 colour, mark = OKABE_ITO[i % len(OKABE_ITO)], MARKS[i // len(OKABE_ITO) % len(MARKS)]
                 lines[name.removesuffix(" loss")] = ax.plot(range(1, len(values) + 1), values, f"{mark}-", color=colour, lw=1, ms=1.5)[0]
             ax.set_title(f"{names[record['cell']['defense']]}   {short[record['cell']['attack']]}", fontsize=7)
-        figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(len(lines), 2 * across), frameon=False, fontsize=6)
+        figure.legend(lines.values(), lines, loc="outside upper center", ncols=min(len(lines), 2 * across), frameon=False, fontsize=6)
         for ax in axes.flat[max(0, len(shown) - across) : len(shown)]:
             ax.set_xlabel("epoch of the stage")
         figure.supylabel("loss", fontsize=8)
+        _explain(figure, names, short)
     return figure
 
 
@@ -252,7 +265,8 @@ def learning(records: Sequence[Record], suite: Suite) -> Figure:
             row[0].set_ylabel("percent")
         for ax in axes[-1]:
             ax.set_xlabel("seconds of training")
-        figure.legend(lines.values(), lines, loc="outside lower center", ncols=3, frameon=False, fontsize=7)
+        figure.legend(lines.values(), lines, loc="outside upper center", ncols=3, frameon=False, fontsize=7)
+        _explain(figure, {d: names[d] for d in defenses})
     return figure
 
 
@@ -273,6 +287,7 @@ def times(records: Sequence[Record], suite: Suite) -> Figure:
             ax.set_title(dataset, fontsize=8)
             ax.set_xlabel("seconds of training")
         axes[0, 0].invert_yaxis()
+        _explain(figure, names)
     return figure
 
 

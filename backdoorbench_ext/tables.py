@@ -46,6 +46,12 @@ def labels(attacks: Sequence[str], defenses: Sequence[str]) -> dict[str, str]:
     return _lettered(named, sum("[" in d for d in defenses))
 
 
+def letters(*names: Mapping[str, str]) -> list[str]:
+    """What the letters of ``heads`` and ``labels`` mean: ``(a) inference=avg``."""
+    lettered = [(spec, name) for some in names for spec, name in some.items() if "[" in spec]
+    return [f"{name.rpartition(' ')[2]} {', '.join(registry.split(spec.partition('[')[2][:-1]))}" for spec, name in lettered]
+
+
 def frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row a record: what was run, each metric in percent with its 95 % Wilson interval, what was given, where it ran."""
     rows = []
@@ -178,8 +184,7 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
     """What a reader must know of the numbers: protocol, counts, seeds, options, where they come from."""
     seeds = sorted({r["spec"]["seed"] for r in records})
     attacks, defenses = present(records, suite)
-    short = [*heads(defenses).items(), *labels(attacks, defenses).items()]
-    options = [f"{name.rpartition(' ')[2]} {', '.join(registry.split(spec.partition('[')[2][:-1]))}" for spec, name in short if "[" in spec]
+    options = letters(heads(defenses), labels(attacks, defenses))
     counts = {m: _each(suite, {r["cell"]["dataset"]: str(r["metrics"][m][1]) for r in reversed(records)}) for m in METRICS}
     commits = sorted({r["surroundings"]["commit"] or "unknown" for r in records})
     machines: dict[str, list[str]] = {}

@@ -179,9 +179,14 @@ def test_pictures_embed_truetype_fonts(tmp_path):
 
 
 def test_every_drawing_shows_its_numbers(monkeypatch):
-    """A field of the heat map a number, a point of the scatter plot a cell, a point of a line a rate."""
+    """A field of the heat map a number, a point of the scatter plot a cell, a point of a line a rate; what a letter means stands below."""
     texts = {text.get_text() for ax in plots.heatmap(RECORDS, SUITE).axes for text in ax.texts}
     assert {"90", "88", "100", "1", "95", "2"} <= texts
+    for kind in ("heatmap", "scatter", "times"):
+        figure = plots.DRAWINGS[kind](RECORDS, SUITE)
+        figure.draw_without_rendering()
+        (words,) = [text for text in figure.texts if text.get_text() == "(a) inference=avg"]
+        assert figure.bbox.x0 <= words.get_window_extent().x0 and words.get_window_extent().y1 < figure.axes[0].get_window_extent().y0
     points = {(x, y) for line in plots.scatter(RECORDS, SUITE).axes[0].lines for x, y in zip(*line.get_data(), strict=True)}
     assert points == {(90.0, 100.0), (91.0, 95.0), (88.0, 1.0), (87.0, 2.0), (89.0, 1.0)}
     with pytest.raises(InputError, match="one poisoning rate only"):
