@@ -250,7 +250,7 @@ def _jobs(text: str, todo: list[suite.Cell], options: runner.Options) -> int | N
     """What ``--jobs`` asks for; ``auto`` is tried out with the first cell's network and image size."""
     if text != "auto":
         return int(text) if text else None
-    if (most := len(runner.groups(todo))) == 1:
+    if (most := len(runner.groups(todo))) <= 1:
         return 1
     found = runner.parts(todo[0], options)
     count, speeds = beside.best(found.rules, tuple(found.train.x.shape[1:]), len(found.train.classes), options.device, min(most, os.cpu_count() or 1))
@@ -263,12 +263,15 @@ def _run(grid: Suite, only: str, options: runner.Options, jobs: str = "", dry_ru
     """What ``run`` and ``defend`` have in common."""
     to, cells = options.out, grid.cells(only)
     todo = runner.missing(grid, cells, options)
-    err.print(f"{grid.name}: {len(cells)} cells, {len(cells) - len(todo)} done, {len(todo)} to run", highlight=False)
+    taken = [cell.path() for cell, _ in runner.elsewhere(todo, options)]
+    rest = [cell for cell in todo if cell.path() not in taken]
+    copied = f"{len(taken)} copied from other folders of {to}, " if taken else ""
+    err.print(f"{grid.name}: {len(cells)} cells, {len(cells) - len(todo)} done, {copied}{len(rest)} to run", highlight=False, soft_wrap=True)
     if dry_run:
-        for cell in todo:
+        for cell in rest:
             print(to / grid.name / cell.path())
         return
-    outcomes = runner.run(grid, cells, options, jobs=_jobs(jobs, todo, options), console=err) if todo else []
+    outcomes = runner.run(grid, cells, options, jobs=_jobs(jobs, rest, options), console=err) if todo else []
     folder = to / grid.name
     found = _records(grid, folder)
     if found:
@@ -280,7 +283,7 @@ def _run(grid: Suite, only: str, options: runner.Options, jobs: str = "", dry_ru
     if failed:
         err.print(f"{failed} of {len(outcomes)} cells failed; the reasons lie beside the records as .failed; the same command tries them again", style="red")
         raise typer.Exit(1)
-    if not todo:
+    if not rest:
         err.print("nothing to run: every cell has its record", highlight=False)
 
 

@@ -332,8 +332,43 @@ def missing(suite: Suite, cells: Iterable[Cell], options: Options) -> list[Cell]
     return [cell for cell in cells if not (options.out / suite.name / cell.path()).exists()]
 
 
+def elsewhere(cells: Iterable[Cell], options: Options) -> list[tuple[Cell, Path]]:
+    """Records of these cells in any folder of ``out``: benchmarks share cells, which equal specs and so equal names tell.
+
+    Only what the same code and versions made on the same device, with all that ``options`` keep beside a record; none with plugins, whose code has no commit.
+    """
+    files = {file.name: file for file in options.out.glob("*/*/*/*/rate*-seed*-*.json") if all(file.with_suffix(s).exists() for s in _beside(options))}
+    known = [] if options.plugins else [(cell, files[cell.path().name]) for cell in cells if cell.path().name in files]
+    here = records.surroundings(pick_device(options.device)) if known else {"commit": ""}
+
+    def same(file: Path) -> bool:
+        try:
+            there = records.read(file)["surroundings"]
+        except InputError:
+            return False
+        return all(there[key] == here[key] for key in ("device", "versions", "commit"))
+
+    return [] if here["commit"].endswith("+") else [(cell, file) for cell, file in known if same(file)]  # "+": files differ from the commit
+
+
+def _beside(options: Options) -> list[str]:
+    return [".embeddings"] * options.audit + [".safetensors"] * options.models
+
+
+def _take(cell: Cell, file: Path, folder: Path, options: Options) -> None:
+    """Copy a record that ``elsewhere`` found, and what lies beside it, under the name that the method has in this grid."""
+    path = folder / cell.path()
+    if (picture := file.parent.with_name("examples.png")).exists():
+        write_whole(path.parent.with_name("examples.png"), picture.read_bytes())
+    for suffix in _beside(options):
+        write_whole(path.with_suffix(suffix), file.with_suffix(suffix).read_bytes())
+    records.write(path, records.read(file) | {"cell": {"dataset": cell.dataset, "attack": cell.attack, "defense": cell.defense}})
+
+
 def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None = None, console: Console | None = None) -> list[Outcome]:
     """Run the cells that have no record yet and write a record each; a failed one leaves a ``.failed`` file and is tried again next time.
+
+    What ``elsewhere`` finds is copied and not run.
 
     Args:
         cells: those of ``suite.cells()`` to run.
@@ -345,6 +380,8 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None =
     """
     console, folder = console or Console(stderr=True), options.out / suite.name
     keep_memory()
+    for cell, file in elsewhere(missing(suite, cells, options), options):
+        _take(cell, file, folder, options)
     todo = missing(suite, cells, options)
     for cell in {(c.dataset, c.attack, c.defense, c.rate): c for c in todo}.values():
         parts(cell, options)

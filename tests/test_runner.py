@@ -70,6 +70,32 @@ def test_run_writes_each_record_once(grid, tmp_path):
     assert suite.load(str(tmp_path / "grid")).cells() == cells, "known to who asks while it runs"
 
 
+def test_cells_that_benchmarks_share_run_once(grid, tmp_path, monkeypatch):
+    """A record of another folder, made by the same code on the same device, is copied, under the name that the method has here."""
+    options = runner.Options(out=tmp_path, device="cpu")
+    monkeypatch.setattr(records, "commit", lambda: "abc")
+    runner.run(grid, grid.cells(), options, jobs=1)
+    other = replace(grid, name="other", defenses=("cbd[t1_steps=1,beta=1e-4]", "none"))
+    cells = other.cells()
+    found = runner.elsewhere(cells, options)
+    assert [cell for cell, _ in found] == cells and {file.parts[-5] for _, file in found} == {"grid"}
+    assert runner.elsewhere(cells, replace(options, audit=True)) == [] == runner.elsewhere(other.changed(seeds=(1,)).cells(), options)
+    assert runner.elsewhere(cells, replace(options, plugins=(Path("mine.py"),))) == []
+    for changed in ("abd", "abc+"):
+        with monkeypatch.context() as patch:
+            patch.setattr(records, "commit", lambda commit=changed: commit)
+            assert runner.elsewhere(cells, options) == [], "other code"
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "run_cell", lambda *_, **__: pytest.fail("trained again"))
+        assert runner.run(other, cells, options, jobs=1) == [] == runner.missing(other, cells, options)
+    copy, first = (records.read(tmp_path / one.name / one.cells("cbd")[0].path()) for one in (other, grid))
+    assert copy["cell"]["defense"] == "cbd[t1_steps=1,beta=1e-4]" and copy | {"cell": first["cell"]} == first
+    assert (tmp_path / "other" / cells[0].path()).parent.with_name("examples.png").exists()
+    next(iter(found))[1].write_text("{")
+    third = replace(grid, name="third", defenses=("cbd[t1_steps=1]",)).cells()
+    assert {file.parts[-5] for _, file in runner.elsewhere(third, options)} <= {"other"}, "a damaged record is none"
+
+
 def test_progress_where_no_bars_can_be_drawn(grid, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "LINE_EVERY", 0)
     console = Console(file=io.StringIO())
