@@ -169,10 +169,16 @@ def preactresnet18(pretrained: bool = False, num_classes: int = 10, **_: Any) ->
 
 @register_model
 def resnet18_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) -> nn.Module:
-    """MCCI's network for CIFAR-10: ResNet-18 with a 3x3 stem of stride 1 and no max-pooling."""
+    """MCCI's network for CIFAR-10: ResNet-18 with a 3x3 stem of stride 1 and no max-pooling.
+
+    Initialised by PyTorch's defaults, as in MCCI's release and this field's other copies of it; timm's own start closes every residual block, and Adadelta
+    at MCCI's rate hardly opens them: the AIN, which starts as PyTorch has it, then learns the classes in its place (docs/results.md).
+    """
     net = cast(Any, ResNet)(BasicBlock, (2, 2, 2, 2), num_classes=num_classes)
     net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
-    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    for m in net.modules():
+        if isinstance(m, (nn.Conv2d, nn.BatchNorm2d, nn.Linear)):
+            m.reset_parameters()
     return cast(nn.Module, net)
 
 
