@@ -76,9 +76,6 @@ class PreActNet(Pooled):
         self.norm = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)) if final_norm else nn.Identity()
         self.num_features = inputs
         self.fc = nn.Linear(inputs, num_classes)
-        for m in self.modules():
-            if isinstance(m, nn.Conv2d):
-                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
     def forward_features(self, x: Tensor) -> Tensor:
         out: Tensor = self.norm(self.blocks(self.stem(x)))
@@ -133,8 +130,12 @@ class T2TViT(Pooled):
 
 
 def _wide(depth: int, widen: int, num_classes: int) -> PreActNet:
-    """Wide residual network (Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146)."""
-    return PreActNet((16 * widen, 32 * widen, 64 * widen), (depth - 4) // 6, 16, num_classes, final_norm=True)
+    """Wide residual network (Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146), initialised by He's rule as in CBD's release."""
+    net = PreActNet((16 * widen, 32 * widen, 64 * widen), (depth - 4) // 6, 16, num_classes, final_norm=True)
+    for m in net.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+    return net
 
 
 @register_model
@@ -163,7 +164,7 @@ def t2t_vit_14(pretrained: bool = False, num_classes: int = 10, **_: Any) -> T2T
 
 @register_model
 def preactresnet18(pretrained: bool = False, num_classes: int = 10, **_: Any) -> PreActNet:
-    """BackdoorBench's default network (no BatchNorm before the pooling)."""
+    """BackdoorBench's default network (no BatchNorm before the pooling), initialised by PyTorch's defaults as it is there."""
     return PreActNet((64, 128, 256, 512), 2, 64, num_classes, final_norm=False)
 
 

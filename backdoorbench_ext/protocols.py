@@ -132,7 +132,7 @@ MCCI = Protocol(
 
 BACKDOORBENCH = Protocol(
     name="BackdoorBench",
-    version=2,  # 1 normalised by the training images' own mean and std
+    version=3,  # 1 normalised by the training images' own mean and std; up to 2 its network's convolutions were initialised as a WRN's
     model="preactresnet18",
     recipe=Recipe(epochs=100, batch_size=128, lr=0.01, schedule="cosine", weight_decay=5e-4),
     normalise=True,

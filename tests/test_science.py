@@ -256,6 +256,18 @@ def test_networks_keep_timms_contract(name):
         assert parameters(Net(name, 10)) == pytest.approx(expected[name], rel=0.01)
 
 
+def test_networks_start_as_in_the_releases():
+    """ResNet-18's as PyTorch starts them, within 1 / sqrt(inputs) and with every BatchNorm open; a WRN's convolutions by He's rule, sqrt(2 / (9 outputs))."""
+    for name in ("resnet18_cifar", "preactresnet18"):
+        modules = list(Net(name, 100).modules())
+        for weight in (m.weight for m in modules if isinstance(m, (nn.Conv2d, nn.Linear))):
+            bound = weight[0].numel() ** -0.5
+            assert 0.95 * bound < weight.abs().max() <= bound
+        assert all((m.weight == 1).all() for m in modules if isinstance(m, nn.BatchNorm2d))
+    wide = [m.weight for m in Net("wrn16_1", 10).modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) and m.out_channels == 64]
+    assert all(weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05) for weight in wide) and len(wide) == 4
+
+
 @pytest.mark.parametrize(("name", "side"), [("test_vit", 160), ("torchvision:vit_b_16", 224)])
 def test_images_are_scaled_to_the_size_that_a_network_insists_on(name, side):
     net, x = Net(name, 4).eval(), torch.rand(2, 3, 32, 32)
