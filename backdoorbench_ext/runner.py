@@ -332,23 +332,28 @@ def missing(suite: Suite, cells: Iterable[Cell], options: Options) -> list[Cell]
     return [cell for cell in cells if not (options.out / suite.name / cell.path()).exists()]
 
 
-def elsewhere(cells: Iterable[Cell], options: Options) -> list[tuple[Cell, Path]]:
+def elsewhere(cells: list[Cell], options: Options) -> list[tuple[Cell, Path]]:
     """Records of these cells in any folder of ``out``: benchmarks share cells, which equal specs and so equal names tell.
 
     Only what the same code and versions made on the same device, with all that ``options`` keep beside a record; none with plugins, whose code has no commit.
     """
-    files = {file.name: file for file in options.out.glob("*/*/*/*/rate*-seed*-*.json") if all(file.with_suffix(s).exists() for s in _beside(options))}
-    known = [] if options.plugins else [(cell, files[cell.path().name]) for cell in cells if cell.path().name in files]
-    here = records.surroundings(pick_device(options.device)) if known else {"commit": ""}
+    names = set() if options.plugins else {cell.path().name for cell in cells}
+    there = [
+        file for file in options.out.glob("*/*/*/*/rate*-seed*-*.json") if file.name in names and all(file.with_suffix(s).exists() for s in _beside(options))
+    ]
+    here = records.surroundings(pick_device(options.device)) if there else {"commit": ""}
+    if here["commit"].endswith("+"):  # files differ from it
+        return []
 
     def same(file: Path) -> bool:
         try:
-            there = records.read(file)["surroundings"]
-        except InputError:
+            made = records.read(file)["surroundings"]
+        except (InputError, KeyError):
             return False
-        return all(there[key] == here[key] for key in ("device", "versions", "commit"))
+        return all(made.get(key) == here[key] for key in ("device", "versions", "commit"))
 
-    return [] if here["commit"].endswith("+") else [(cell, file) for cell, file in known if same(file)]  # "+": files differ from the commit
+    files = {file.name: file for file in there if same(file)}
+    return [(cell, files[name]) for cell in cells if (name := cell.path().name) in files]
 
 
 def _beside(options: Options) -> list[str]:
