@@ -271,7 +271,7 @@ def _run(grid: Suite, only: str, options: runner.Options, jobs: str = "", dry_ru
         for cell in rest:
             print(to / grid.name / cell.path())
         return
-    outcomes = runner.run(grid, cells, options, jobs=_jobs(jobs, rest, options), console=err) if todo else []
+    outcomes = runner.run(grid, cells, options, jobs=_jobs(jobs, rest, options), console=err)
     folder = to / grid.name
     found = _records(grid, folder)
     if found:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,16 @@ def _load(dataset: str, data: Path | None, download: bool) -> datasets.Splits:
     return datasets.load(dataset, data, download=download)
 
 
+@cache
+def _data_digest(dataset: str, data: Path | None, download: bool) -> str:
+    return datasets.digest(_load(dataset, data, download))
+
+
+def data_digest(cell: Cell, options: Options) -> str:
+    """What the images of a cell's data set are, before any attack: files may change behind a name."""
+    return _data_digest(cell.dataset, options.data, options.download)
+
+
 def hold_out(train: Images, share: float, seed: int) -> Tensor:
     """Who is held back as the clean reserve, the same share of every class: bool (n,)."""
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
@@ -129,9 +139,9 @@ def parts(cell: Cell, options: Options) -> Parts:
 
 def _shared(cell: Cell, options: Options, name: str, *keys: str) -> Path:
     """The file of something that all cells share in which data set, protocol, seed and ``keys`` of the spec are equal."""
-    spec = cell.spec()
+    spec = cell.spec() | {"data": data_digest(cell, options)}
     name = name.replace("/", "_").replace(":", "_")
-    return options.out / ".shared" / f"{name}-{digest({key: spec[key] for key in ('dataset', 'protocol', 'seed', *keys)})}.safetensors"
+    return options.out / ".shared" / f"{name}-{digest({key: spec[key] for key in ('dataset', 'data', 'protocol', 'seed', *keys)})}.safetensors"
 
 
 def fitted(cell: Cell, options: Options, found: Parts, progress: Report | None = None) -> Attack:
@@ -252,7 +262,7 @@ def run_cell(
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         },
         "surroundings": records.surroundings(device)
-        | {"bf16": engine.bf16, "compile": engine.compile, "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+        | {"data": data_digest(cell, options), "bf16": engine.bf16, "compile": engine.compile, "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
     }
     return record, net, embeddings
 
@@ -335,9 +345,10 @@ def missing(suite: Suite, cells: Iterable[Cell], options: Options) -> list[Cell]
 def elsewhere(cells: list[Cell], options: Options) -> list[tuple[Cell, Path]]:
     """Records of these cells in any folder of ``out``: benchmarks share cells, which equal specs and so equal names tell.
 
-    Only what the same code and versions made on the same device, with all that ``options`` keep beside a record; none with plugins, whose code has no commit.
+    Only what the same code and versions made on the same device, with all that ``options`` keep beside a record; none with plugins, whose code has no commit,
+    or of files of the user's own, which may have changed.
     """
-    names = set() if options.plugins else {cell.path().name for cell in cells}
+    names = set() if options.plugins else {cell.path().name for cell in cells if ":" not in cell.dataset}
     there = [
         file for file in options.out.glob("*/*/*/*/rate*-seed*-*.json") if file.name in names and all(file.with_suffix(s).exists() for s in _beside(options))
     ]
@@ -354,6 +365,25 @@ def elsewhere(cells: list[Cell], options: Options) -> list[tuple[Cell, Path]]:
 
     files = {file.name: file for file in there if same(file)}
     return [(cell, files[name]) for cell in cells if (name := cell.path().name) in files]
+
+
+def _check_data(folder: Path, cells: list[Cell], todo: list[Cell], options: Options) -> None:
+    """Look whether the records of a folder were made of the images that ``cells`` name now: of the data sets of ``todo``, and of the user's own files.
+
+    Raises:
+        InputError: they were not.
+    """
+    needed = {cell.dataset for cell in todo}
+    for cell in {c.dataset: c for c in cells if c.dataset in needed or ":" in c.dataset}.values():
+        made = {record["surroundings"].get("data") for record in records.read_all(folder / cell.path().parents[2])} - {None}
+        try:
+            now = data_digest(cell, options) if made else None
+        except InputError:
+            if cell.dataset in needed:
+                raise
+            continue  # tables of finished records can be written where their data are not
+        if made - {now}:
+            raise InputError(f"{cell.dataset}: the images are not those that the records in {folder} were made of; give another --out, or delete the records")
 
 
 def _beside(options: Options) -> list[str]:
@@ -388,6 +418,7 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None =
     for cell, file in elsewhere(missing(suite, cells, options), options):
         _take(cell, file, folder, options)
     todo = missing(suite, cells, options)
+    _check_data(folder, cells, todo, options)
     for cell in {(c.dataset, c.attack, c.defense, c.rate): c for c in todo}.values():
         parts(cell, options)
     suite.save(folder)  # now, so that a grid of one's own can be asked about while it runs, or after a kill
@@ -395,7 +426,8 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None =
         jobs = min(os.cpu_count() or 1, len(groups(todo))) if pick_device(options.device).type == "cpu" else 1
     outcomes: list[Outcome] = []
     with bars(console, "cells") as told:
-        told("cells", "", 0, len(todo))
+        if todo:
+            told("cells", "", 0, len(todo))
 
         def epoch(cell: Cell, stage: str, done: int, total: int) -> None:
             told(label(cell), stage, done, total)

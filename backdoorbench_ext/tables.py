@@ -186,6 +186,7 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
     attacks, defenses = present(records, suite)
     options = letters(heads(defenses), labels(attacks, defenses))
     counts = {m: _each(suite, {r["cell"]["dataset"]: str(r["metrics"][m][1]) for r in reversed(records)}) for m in METRICS}
+    counts["train"] = _each(suite, {r["cell"]["dataset"]: str(r["given"]["train_images"]) for r in reversed(records)})
     commits = sorted({r["surroundings"]["commit"] or "unknown" for r in records})
     machines: dict[str, list[str]] = {}
     for r in records:
@@ -195,7 +196,7 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
     parts = [
         f"{suite.name}: {', '.join(d for d in suite.datasets if any(r['cell']['dataset'] == d for r in records))}; percent; poisoning rate {rates}; "
         + (f"mean and standard deviation over the seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one run, seed {seeds[0]}"),
-        f"CA over {counts['ca']} test images, ASR and ARR over {counts['asr']}",
+        f"{counts['train']} training images, CA over {counts['ca']} test images, ASR and ARR over {counts['asr']}",
         "best defense bold, second underlined",
         *(["options: " + "; ".join(options)] if options else []),
         "protocol " + _protocols(suite, [d for d in suite.datasets if any(r["cell"]["dataset"] == d for r in records)]),

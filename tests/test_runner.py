@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import RULES, here
@@ -94,6 +95,39 @@ def test_cells_that_benchmarks_share_run_once(grid, tmp_path, monkeypatch):
     next(iter(found))[1].write_text("{")
     third = replace(grid, name="third", defenses=("cbd[t1_steps=1]",)).cells()
     assert [file.parts[-5] for _, file in runner.elsewhere(third, options)] == ["other"], "a damaged record is none, and hides none"
+
+
+def test_images_that_changed_behind_their_name(grid, tmp_path):
+    """Refused, both to go on with and to write tables of; where the file is away, tables of finished records can still be written."""
+
+    def run(only):
+        for cached in (runner._load, runner._data_digest):  # a process reads a file once
+            cached.cache_clear()
+        return runner.run(own, own.cells(only), runner.Options(out=tmp_path / "out", device="cpu"), jobs=1)
+
+    train, test = datasets.load("digits[train=200,test=20]")
+    file = tmp_path / "own.npz"
+
+    def write(y):
+        x = {"train_images": train.x.permute(0, 2, 3, 1).numpy(), "test_images": test.x.permute(0, 2, 3, 1).numpy()}
+        np.savez(file, **x, train_labels=y.numpy(), test_labels=test.y.numpy(), classes=np.array(train.classes))
+
+    own = replace(grid, datasets=(f"npz:{file}",))
+    write(train.y)
+    options = runner.Options(out=tmp_path / "out", device="cpu")
+    made, victim = run("none/rate")[0].record, runner.victim_file(own.cells()[0], options)
+    assert victim.exists() and made["surroundings"]["data"] == datasets.digest((train, test))
+    assert run("none/rate") == []
+    write(train.y.roll(1))
+    for only in ("none/rate", "cbd"):
+        with pytest.raises(InputError, match="are not those that the records in"):
+            run(only)
+    assert runner.victim_file(own.cells()[0], options) != victim, "nor is a network of other images a victim"
+    assert runner.elsewhere(replace(own, name="other").cells(), options) == []
+    file.unlink()
+    assert run("none/rate") == []
+    with pytest.raises(InputError, match="no such file"):
+        run("cbd")
 
 
 def test_progress_where_no_bars_can_be_drawn(grid, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ def record(attack, defense, ca, asr, arr, seed=0):
         "spec": {"dataset": "digits", "attack": {"name": attack}, "defense": {"name": defense}, "rate": 0.1, "seed": seed, "protocol": RULES.spec()},
         "cell": {"dataset": "digits", "attack": attack, "defense": defense},
         "metrics": {"ca": [ca, 1000], "asr": [asr, 900], "arr": [arr, 900]}, "probes": {"f_B": {"ca": [500, 1000], "asr": [900, 900], "arr": [0, 900]}},
-        "given": {"clean_images": 100 if "mcci" in defense else 0}, "time": {"training": 1.5}, "surroundings": {"device": "CPU_x & y", "commit": "abc"},
+        "given": {"train_images": 3800, "clean_images": 100 if "mcci" in defense else 0}, "time": {"training": 1.5}, "surroundings": {"device": "CPU_x & y", "commit": "abc"},
     }  # fmt: skip
 
 
@@ -64,13 +64,20 @@ def test_learning_puts_stages_one_after_the_other(tmp_path):
 
 
 def test_data_sets_with_other_counts_say_so():
-    """Clean images and test images of each data set, in the suite's order; once where they are the same."""
+    """Clean, training and test images of each data set, in the suite's order; once where they are the same."""
     both = replace(SUITE, datasets=("digits", "signs"))
-    more = {"cell": RECORDS[2]["cell"] | {"dataset": "signs"}, "spec": RECORDS[2]["spec"] | {"dataset": "signs"}, "given": {"clean_images": 26}}
+    more = {
+        "cell": RECORDS[2]["cell"] | {"dataset": "signs"},
+        "spec": RECORDS[2]["spec"] | {"dataset": "signs"},
+        "given": {"train_images": 4967, "clean_images": 26},
+    }
     metrics = {"ca": [890, 1263], "asr": [9, 900], "arr": [810, 900]}
     records = [RECORDS[2] | more | {"metrics": metrics}, *RECORDS]
     text = tables.render(records, both, "markdown")
-    assert "| Clean images | 0 |  |  | 0 |  |  | 100 / 26 |" in text and "CA over 1000 / 1263 test images, ASR and ARR over 900. " in text
+    assert (
+        "| Clean images | 0 |  |  | 0 |  |  | 100 / 26 |" in text
+        and "3800 / 4967 training images, CA over 1000 / 1263 test images, ASR and ARR over 900. " in text
+    )
     many = replace(both, defenses=(*SUITE.defenses, *(f"d{i}" for i in range(tables.WIDE))))
     extra = [record("badnets", f"d{i}", 1, 1, 1) for i in range(tables.WIDE)]
     lines = [line for line in tables.layout([*records, *extra], many).lines if line.label.startswith("MCCI")]
