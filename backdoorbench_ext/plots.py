@@ -195,7 +195,8 @@ def rates(records: Sequence[Record], suite: Suite) -> Figure:
 
 
 def losses(records: Sequence[Record], suite: Suite, audited: bool = False) -> Figure:
-    """The training losses over the epochs, a panel a cell of the first seed, a line a stage; ``audited``: of the cells that tell clean from poisoned alone.
+    """The training losses over the epochs, a panel a cell of the first seed, its stages one after the other; ``audited``: of the cells that tell clean from
+    poisoned alone.
 
     Raises:
         InputError: no records, or none with a loss, such as a victim that was made elsewhere.
@@ -209,21 +210,35 @@ def losses(records: Sequence[Record], suite: Suite, audited: bool = False) -> Fi
     across = min(4, len(shown))
     down = -(-len(shown) // across)
     short = labels(*present(records, suite))
-    stages = list(dict.fromkeys(name for r in shown for name in r["curves"] if name.endswith(" loss")))
+    sets, rates = {r["cell"]["dataset"] for r in shown}, {r["spec"]["rate"] for r in shown}
+    kinds = {", clean": ("clean images", COLOURS["ca"]), ", poisoned": ("poisoned images", COLOURS["asr"]), "": ("training loss", "#999999")}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(down, across, figsize=(max(4.2, 2.3 * across), 1.7 * down + 0.4), squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(down, across, figsize=(max(4.2, 2.3 * across), 1.8 * down + 0.4), squeeze=False, layout="constrained")
         for ax in axes.flat[len(shown) :]:
             ax.set_axis_off()
         lines = {}
         for ax, record in zip(axes.flat, shown, strict=False):
-            for name in [name for name in stages if name in record["curves"]]:
-                i, values = stages.index(name), record["curves"][name]
-                colour, mark = OKABE_ITO[i % len(OKABE_ITO)], MARKS[i // len(OKABE_ITO) % len(MARKS)]
-                lines[name.removesuffix(" loss")] = ax.plot(range(1, len(values) + 1), values, f"{mark}-", color=colour, lw=1, ms=1.5)[0]
-            ax.set_title(f"{names[record['cell']['defense']]}   {short[record['cell']['attack']]}", fontsize=7)
-        figure.legend(lines.values(), lines, loc="outside upper center", ncols=min(len(lines), 2 * across), frameon=False, fontsize=6)
+            parts = {name.removesuffix(" loss"): values for name, values in record["curves"].items() if name.endswith(" loss")}
+            stages = [name for name in parts if not name.endswith((", clean", ", poisoned"))]
+            start, whole = 0, sum(len(parts[stage]) for stage in stages)
+            for stage in stages:
+                for kind, (word, colour) in kinds.items():
+                    if values := parts.get(stage + kind):
+                        lines[word] = ax.plot(range(start + 1, start + len(values) + 1), values, "o-", color=colour, lw=1, ms=1.5)[0]
+                end = start + len(parts[stage])
+                if len(stages) > 1:  # its name above it; a short one's goes inward
+                    third = 3 * (start + end) // (2 * whole)
+                    place, side = ((start, "left"), ((start + end) / 2, "center"), (end, "right"))[third]
+                    ax.text(place + 0.5, 1.0, stage, transform=ax.get_xaxis_transform(), ha=side, va="bottom", fontsize=5.5, color="#555555")
+                    if start:
+                        ax.axvline(start + 0.5, color="#555555", lw=0.6, ls=":")
+                start = end
+            more = [record["cell"]["dataset"]] * (len(sets) > 1) + [f"{100 * record['spec']['rate']:g} %"] * (len(rates) > 1)
+            name = "   ".join([names[record["cell"]["defense"]], short[record["cell"]["attack"]], *more])
+            ax.set_title(_wrapped(name, 42), fontsize=7, pad=10 if len(stages) > 1 else 6)
+        figure.legend(lines.values(), lines, loc="outside upper center", ncols=3, frameon=False, fontsize=7)
         for ax in axes.flat[max(0, len(shown) - across) : len(shown)]:
-            ax.set_xlabel("epoch of the stage")
+            ax.set_xlabel("epoch")
         figure.supylabel("loss", fontsize=8)
         _explain(figure, names, short)
     return figure
