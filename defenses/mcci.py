@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +28,12 @@ class MCCI(Defense):
     At inference the AIN sees one spectrum for every input: the mean one of some clean images ("avg"), one clean image's ("sg"), or
     it is left out ("sfrn", appendix M: both networks give logits, mixed with ``alpha`` in training). "avg" and "sg" share one training.
 
-    The paper gives a learning rate, 0.1, but no optimizer; the release trains by Adadelta, and so do both variants, since SGD at 0.1
-    diverges whether the spectra are scaled or not: the AIN's last layer has 2,048 inputs of unit variance (docs/results.md).
-
-    variant="paper" standardises the spectra, (DCT - mean) / std for each coefficient over the training images; the paper does not
-    speak of scaling. variant="release" feeds raw coefficients, up to 8,160 at 32 pixels, of truncated pixels. Not followed there:
-    its clean images are test images; ours come from the reserve.
+    The paper gives a learning rate, 0.1, but no optimizer; the release trains by Adadelta, and so do we, since SGD at 0.1 diverges: the AIN's last layer
+    has 2,048 inputs of unit variance (docs/results.md). The spectra are raw coefficients, as in the release. Its truncation of pixels changes none of
+    those that were bytes before, and so there are no two variants. Not followed there: its clean images are test images; ours come from the reserve.
     """
 
-    variant: str = option("paper", "whose rules", choices=("paper", "release"))
+    version: ClassVar[int] = 2  # 1 standardised the spectra, which neither paper nor release does: the AIN learned more of the classes from them
     inference: str = option("avg", "what the AIN is told at inference", choices=("avg", "sg", "sfrn"))
     optimizer: str = option("adadelta", "what trains both networks", choices=("adadelta", "sgd"))
     lr: float = option(0.1, "its learning rate; the protocol's schedule acts on it", low=0)
@@ -56,13 +53,10 @@ class MCCI(Defense):
         return super().training_spec() | {"inference": "sfrn" if self.inference == "sfrn" else "avg or sg"} | later
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
-        alone, released = self.inference == "sfrn", self.variant == "release"
+        alone = self.inference == "sfrn"
         recipe = replace(engine.rules.recipe, optimizer=self.optimizer, lr=self.lr)
         outputs = len(train.classes) if alone else EMBEDDING
-        spectrum = Spectrum(truncate=released)
-        if not released:
-            spectrum.standardise(train)
-        net = TwoPaths(engine.new_model(outputs), ain(train.x.shape[-1], outputs), spectrum, len(train.classes), self.alpha if alone else None)
+        net = TwoPaths(engine.new_model(outputs), ain(train.x.shape[-1], outputs), len(train.classes), self.alpha if alone else None)
 
         def answers(x: Tensor) -> nn.Module:
             return net.sfrn if alone else MindControl(net, ain_sees=net.spectrum(x).mean(0, keepdim=True))
@@ -93,37 +87,18 @@ class MCCI(Defense):
 
 
 class Spectrum(nn.Module):
-    """Images in [0, 1] -> DCT of their 0-255 pixels, float32 (n, 3, h, w), standardised a coefficient if ``standardise`` was called."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, truncate: bool = False) -> None:
-        super().__init__()
-        self.truncate = truncate
-        self.register_buffer("mean", torch.zeros(1))
-        self.register_buffer("std", torch.ones(1))
-
-    def standardise(self, images: Images) -> None:
-        total, squares = (torch.zeros(images.x.shape[1:], dtype=torch.float64, device=images.x.device) for _ in range(2))
-        for part in images.x.split(2000):
-            coefficients = dct2(part.float()).double()
-            total += coefficients.sum(0)
-            squares += coefficients.square().sum(0)
-        self.mean = (total / len(images)).float()
-        self.std = (squares / len(images) - (total / len(images)).square()).clamp_min(0).sqrt().float().clamp_min(1e-3)
+    """Images in [0, 1] -> DCT of their 0-255 pixels, float32 (n, 3, h, w): up to 8,160 at 32 pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = x.float() * 255
-        return (dct2(pixels.trunc() if self.truncate else pixels) - self.mean) / self.std
+        return dct2(x.float() * 255)
 
 
 class TwoPaths(nn.Module):
     """SFRN and AIN trained together: one linear layer on both embeddings, or, with ``alpha``, their logits mixed."""
 
-    def __init__(self, sfrn: nn.Module, ain: nn.Module, spectrum: Spectrum, classes: int, alpha: float | None) -> None:
+    def __init__(self, sfrn: nn.Module, ain: nn.Module, classes: int, alpha: float | None) -> None:
         super().__init__()
-        self.sfrn, self.ain, self.spectrum, self.alpha = sfrn, ain, spectrum, alpha
+        self.sfrn, self.ain, self.spectrum, self.alpha = sfrn, ain, Spectrum(), alpha
         self.classify = nn.Linear(2 * EMBEDDING, classes) if alpha is None else None
         self._last: tuple[Tensor, Tensor] | None = None
 
