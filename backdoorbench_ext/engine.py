@@ -385,7 +385,7 @@ class Engine:
         """Estimate the BatchNorm statistics anew, as the mean over one pass of ``images``, augmented as in training.
 
         As they are, images have other statistics than the crops that a network was trained on: those of 1,000 whole images cost a
-        WRN-16-1 nine points of accuracy, those of their crops half a point (docs/results.md).
+        WRN-16-1 nine points of accuracy, those of their crops half a point.
         """
         norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         momenta = [m.momentum for m in norms]

@@ -3,7 +3,7 @@
 10,000 training and 2,000 test images, WRN-16-1, 8 epochs; augmentation is the flip alone, for the reason that ``cifar10_small`` gives. Clean-label
 attacks have the rates of their papers, as shares of all images: 3 % (30 % of the class) for SIG, 2.5 % for LC, 5 % for CTRL. The attacks that learn a
 generator or an encoder learn it for fewer epochs than published. Where an attack does not take at its published options, others stand beside it.
-``--epochs 24`` trains longer. ``docs/results.md`` reads it; not to be compared with published tables.
+``--epochs 24`` trains longer. ``docs/results-small.md`` reads it; not to be compared with published tables.
 """
 
 from backdoorbench_ext.suite import Suite

@@ -4,7 +4,7 @@ Real photographs and the papers' attacks, network (CBD's) and losses, but a fift
 below the papers', and what needs long training (the AIN ignoring the classes, f_B learning the trigger) shows only in part.
 CBD's T1 is counted in steps, since the papers' 5 epochs are 1,950 to 3,900 of them; MCCI's Adadelta runs at 1.0 because 0.1 barely
 moves in so few steps. Augmentation is MCCI's, the flip alone: a random crop by 4 pixels leaves the corner trigger whole in 31 % of its images, and
-then 8 epochs do not learn it (ASR 11 % without any defense). Not to be compared with published tables; docs/results.md reads it.
+then 8 epochs do not learn it (ASR 11 % without any defense). Not to be compared with published tables; docs/results-small.md reads it.
 """
 
 from dataclasses import replace

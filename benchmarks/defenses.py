@@ -7,7 +7,7 @@ have theirs cut to about a tenth: ABL 10 + 8 + 4 epochs, ASD 12 rounds of 50 bat
 rate in proportion) and 12 rounds of 50 batches, CBD and MCCI as in ``cifar10_small``. ABL's isolation keeps the release's 10 epochs: at its constant rate the
 trigger of BadNets is learned in the eighth, and what is isolated before is clean; BadNets is run with 4, too, to show it. It holds the mean of a batch, as
 the release does, or each sample's loss.
-Not to be compared with published tables; ``docs/results.md`` reads it.
+Not to be compared with published tables; ``docs/results-small.md`` reads it.
 """
 
 from backdoorbench_ext.suite import Suite

@@ -28,7 +28,7 @@ class CBD(Defense):
     instead of spectral normalisation. Not followed there: its extra pass an epoch for the discriminator alone (it is trained
     in the same pass here) and its division of all of the discriminator's parameters by the square root of their norm.
     The paper does not say how the discriminator is optimised: Adam at 1e-3 is ours. So is t1_schedule="one-cycle", for short trainings: at a
-    constant rate the loss of poisoned samples under f_B still jumps when T1 ends, and the weights with it (docs/results.md).
+    constant rate the loss of poisoned samples under f_B still jumps when T1 ends, and the weights with it (docs/results-small.md).
     """
 
     TUNED: ClassVar = {"t1": (3, 5, 8), "beta": (1e-5, 1e-4, 1e-3)}  # section 5.1, by 5-fold cross-validation: bbx tune cbd
