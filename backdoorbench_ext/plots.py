@@ -218,24 +218,29 @@ def losses(records: Sequence[Record], suite: Suite, audited: bool = False) -> Fi
             ax.set_axis_off()
         lines = {}
         for ax, record in zip(axes.flat, shown, strict=False):
-            parts = {name.removesuffix(" loss"): values for name, values in record["curves"].items() if name.endswith(" loss")}
+            parts: dict[str, list[float]] = {}
+            for name, values in record["curves"].items():
+                if name.endswith(" loss"):  # rounds are one stage
+                    parts.setdefault(re.sub(r", round \d+", "", name.removesuffix(" loss")), []).extend(values)
             stages = [name for name in parts if not name.endswith((", clean", ", poisoned"))]
-            start, whole = 0, sum(len(parts[stage]) for stage in stages)
+            whole, start, taken = sum(len(parts[stage]) for stage in stages), 0, [0.0]
             for stage in stages:
                 for kind, (word, colour) in kinds.items():
                     if values := parts.get(stage + kind):
                         lines[word] = ax.plot(range(start + 1, start + len(values) + 1), values, "o-", color=colour, lw=1, ms=1.5)[0]
-                end = start + len(parts[stage])
-                if len(stages) > 1:  # its name above it; a short one's goes inward
-                    third = 3 * (start + end) // (2 * whole)
-                    place, side = ((start, "left"), ((start + end) / 2, "center"), (end, "right"))[third]
-                    ax.text(place + 0.5, 1.0, stage, transform=ax.get_xaxis_transform(), ha=side, va="bottom", fontsize=5.5, color="#555555")
+                end, wide = start + len(parts[stage]), 0.027 * whole * len(stage)  # of its name, about
+                if len(stages) > 1:  # above it, inward at the edges, a line higher where the name before it ends too late
+                    left = min(max(0, (start + end - wide) / 2), whole - wide)
+                    row = next((i for i, until in enumerate(taken) if left >= until), len(taken))
+                    taken[row:] = [left + wide, *taken[row + 1 :]]
+                    places: Any = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
+                    ax.annotate(stage, (left + 0.5, 1), (0, 1 + 6 * row), **places, fontsize=5.5, color="#555555")
                     if start:
                         ax.axvline(start + 0.5, color="#555555", lw=0.6, ls=":")
                 start = end
             more = [record["cell"]["dataset"]] * (len(sets) > 1) + [f"{100 * record['spec']['rate']:g} %"] * (len(rates) > 1)
             name = "   ".join([names[record["cell"]["defense"]], short[record["cell"]["attack"]], *more])
-            ax.set_title(_wrapped(name, 42), fontsize=7, pad=10 if len(stages) > 1 else 6)
+            ax.set_title(_wrapped(name, 42), fontsize=7, pad=4 + 6 * len(taken) * (len(stages) > 1))
         figure.legend(lines.values(), lines, loc="outside upper center", ncols=3, frameon=False, fontsize=7)
         for ax in axes.flat[max(0, len(shown) - across) : len(shown)]:
             ax.set_xlabel("epoch")

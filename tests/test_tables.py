@@ -201,10 +201,14 @@ def test_every_drawing_shows_its_numbers(monkeypatch):
     more = [*RECORDS, {**RECORDS[1], "spec": RECORDS[1]["spec"] | {"rate": 0.2}}]
     lines = [line.get_xydata().tolist() for line in plots.rates(more, SUITE).axes[0].lines]
     assert [[10.0, 88.0], [20.0, 88.0]] in lines
-    curved = [{**r, "curves": {"f_B loss": [2.0, 1.0], "f_B, clean loss": [5.0, 4.0], "f_C loss": [3.0]}} for r in RECORDS[:2]]
+    curved = [
+        {**r, "curves": {"f_B loss": [2.0, 1.0], "f_B, clean loss": [5.0, 4.0], "f_C, round 1 loss": [3.0], "f_C, round 2 loss": [2.5]}} for r in RECORDS[:2]
+    ]
     figure = plots.losses(curved, SUITE)
     stages = [line.get_xydata().tolist() for line in figure.axes[1].lines if len(set(line.get_xdata())) == len(line.get_xdata())]
-    assert len(figure.axes) == 2 and stages == [[[1, 5], [2, 4]], [[1, 2], [2, 1]], [[3, 3]]], "one after the other, with the ends of stages between them"
+    assert len(figure.axes) == 2 and stages == [[[1, 5], [2, 4]], [[1, 2], [2, 1]], [[3, 3], [4, 2.5]]], (
+        "one after the other, with the ends of stages between them"
+    )
     assert [text.get_text() for text in figure.axes[1].texts] == ["f_B", "f_C"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["clean images", "training loss"]
     with pytest.raises(InputError, match="hold no losses"):
