@@ -51,6 +51,23 @@ def test_what_abl_holds(holds, falls, images, monkeypatch):
     assert seen[0].tolist() == [falls, True]
 
 
+def test_abl_unlearns_what_it_isolated(images, monkeypatch):
+    """Step 3 passes over the isolated images; the paper's loss, of as many others less theirs, by hand."""
+    stages = []
+
+    def look(self, net, train, *, name="train", loss=None, epochs=None, **_):
+        stages.append((name, len(train), epochs))
+        if name == "unlearning":
+            logits = torch.tensor([[3.0, 0.0, 0.0, 0.0]] * 2 + [[0.0] * 4] * 2)
+            value = loss(lambda x: logits, torch.zeros(2, *images.x.shape[1:]), torch.tensor([0, 0]))
+            assert float(value) == pytest.approx(math.log(4) - (math.log(math.exp(3) + 3) - 3))
+
+    monkeypatch.setattr(Engine, "fit", look)
+    registry.create("defenses", "abl[isolated=0.25]").fit(images, Engine(RULES, images))
+    n = len(images)
+    assert stages == [("isolation", n, 20), ("training", n - n // 4, 60), ("unlearning", n // 4, 20)]
+
+
 def test_flooding():
     for mean, expected, sign in ((0.2, 0.8, -1), (0.9, 0.9, 1)):
         losses = torch.full((4,), mean, requires_grad=True)
