@@ -411,7 +411,7 @@ def test_published_numbers():
     assert suite.load("mcci_table2").reported["cifar10", "badnets", "mcci[inference=sg]", 0.1] == {"ca": 97.34, "asr": 0.0, "arr": 96.39}
     assert suite.load("mcci_table7").reported["cifar10", "lc", "mcci[inference=sfrn]", 0.025] == {"ca": 85.0, "asr": 0.0, "arr": 83.0}
     assert suite.load("mcci_table8").reported["cifar10", "smooth", "mcci[inference=sg,finetune=25]", 0.1] == {"ca": 82.52, "asr": 9.01, "arr": 75.93}
-    assert suite.load("cbd_table8").reported["cifar10", "badnets", "dbd", 0.1] == {"seconds": 5280.0}
+    assert suite.load("cbd_table8").reported["cifar10", "badnets", "dbd[variant=release]", 0.1] == {"seconds": 5280.0}
     assert suite.load("cbd_disputed").reported["cifar10", "blend", "cbd[variant=release]", 0.1] == {"ca": 87.48, "asr": 1.96}
     assert suite.load("cbd_disputed_resnet18").reported["cifar10", "blend[alpha=0.2]", "cbd", 0.1] == {"ca": 77.18, "asr": 97.04, "arr": 12.27}
 
@@ -429,8 +429,12 @@ def test_scale(tmp_path):
     small = suite.load("cbd_table1").changed(scale=0.05)
     assert small.name == "cbd_table1-scale0.05" and small.datasets[0] == "cifar10[train=0.05]" and small.protocol.recipe.epochs == 5
     assert small.protocol.on("gtsrb[train=0.05]").recipe.epochs == 5 and small.protocol.on("gtsrb[train=0.05]").target == 1
-    assert "dynamic[mask_epochs=1,epochs=1]" in small.attacks and "abl[isolation_epochs=1,epochs=3,unlearning_epochs=1]" in small.defenses
-    assert "dbd[contrastive_epochs=50,warmup_epochs=1,rounds=10,steps=51]" in small.defenses and "cbd[t1=1]" in small.defenses and "fp" in small.defenses
+    assert "dynamic[mask_epochs=1,epochs=1]" in small.attacks and "abl[isolation_epochs=1,epochs=3]" in small.defenses
+    assert (
+        "dbd[variant=release,contrastive_epochs=5,warmup_epochs=1,rounds=10,steps=51]" in small.defenses
+        and "cbd[t1=1]" in small.defenses
+        and "fp" in small.defenses
+    )
     small.save(tmp_path)
     assert suite.load(str(tmp_path)) == small
     assert suite.load("cifar10_small").changed(scale=0.5).datasets == ("cifar10[train=5000,test=2000]",)
