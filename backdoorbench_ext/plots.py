@@ -232,7 +232,7 @@ def losses(records: Sequence[Record], suite: Suite, audited: bool = False) -> Fi
                 if len(stages) > 1:  # above it, inward at the edges, a line higher where the name before it ends too late
                     left = min(max(0, (start + end - wide) / 2), whole - wide)
                     row = next((i for i, until in enumerate(taken) if left >= until), len(taken))
-                    taken[row:] = [left + wide, *taken[row + 1 :]]
+                    taken[row : row + 1] = [left + wide]
                     places: Any = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
                     ax.annotate(stage, (left + 0.5, 1), (0, 1 + 6 * row), **places, fontsize=5.5, color="#555555")
                     if start:

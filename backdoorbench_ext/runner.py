@@ -373,14 +373,12 @@ def _check_data(folder: Path, cells: list[Cell], todo: list[Cell], options: Opti
     Raises:
         InputError: they were not.
     """
-    needed = {cell.dataset for cell in todo}
+    needed = {cell.dataset for cell in todo}  # which are read already
     for cell in {c.dataset: c for c in cells if c.dataset in needed or ":" in c.dataset}.values():
         made = {record["surroundings"].get("data") for record in records.read_all(folder / cell.path().parents[2])} - {None}
         try:
             now = data_digest(cell, options) if made else None
         except InputError:
-            if cell.dataset in needed:
-                raise
             continue  # tables of finished records can be written where their data are not
         if made - {now}:
             raise InputError(f"{cell.dataset}: the images are not those that the records in {folder} were made of; give another --out, or delete the records")
@@ -418,9 +416,10 @@ def run(suite: Suite, cells: list[Cell], options: Options, *, jobs: int | None =
     for cell, file in elsewhere(missing(suite, cells, options), options):
         _take(cell, file, folder, options)
     todo = missing(suite, cells, options)
-    _check_data(folder, cells, todo, options)
     for cell in {(c.dataset, c.attack, c.defense, c.rate): c for c in todo}.values():
         parts(cell, options)
+        data_digest(cell, options)  # while its images are at hand
+    _check_data(folder, cells, todo, options)
     suite.save(folder)  # now, so that a grid of one's own can be asked about while it runs, or after a kill
     if jobs is None:
         jobs = min(os.cpu_count() or 1, len(groups(todo))) if pick_device(options.device).type == "cpu" else 1

@@ -21,7 +21,7 @@ from backdoorbench_ext.engine import Engine
 class ABL(Defense):
     """1. Train with local gradient ascent, which keeps the loss around ``gamma``, and isolate the share of the images with the lowest loss. 2. Train
     on the rest. 3. Raise the loss of the isolated images (the paper lowers that of as many of the rest meanwhile). An epoch of that is a pass over the
-    isolated images, as in every implementation and as CBD's and MCCI's papers describe it: 140 steps in all on CIFAR-10.
+    isolated images, as in every implementation and as CBD's and MCCI's papers describe it: 140 steps in all on CIFAR-10 in batches of 64.
 
     Equation 4 reads as if each sample's loss were held at gamma. Then a poisoned sample that is learned first cannot fall below the others, and what is
     isolated is clean (docs/results-small.md). The released code holds the mean of a batch, as we do unless told.
