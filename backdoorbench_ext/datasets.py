@@ -68,12 +68,13 @@ def names() -> list[str]:
     return ["digits", *DOWNLOADS, "folder:PATH", "npz:PATH"]
 
 
-def digest(splits: Splits) -> str:
-    """The SHA-256, in 16 hexadecimal digits, of the pixels, the labels and the names of the classes of both sets."""
+def digest(splits: Sequence[Images]) -> str:
+    """The SHA-256, in 16 hexadecimal digits, of the pixels, the labels and the names of the classes of the sets."""
     found = hashlib.sha256()
     for images in splits:
         for part in (images.x, images.y):
-            found.update(str(tuple(part.shape)).encode() + part.contiguous().numpy().data)
+            found.update(str(tuple(part.shape)).encode())
+            found.update(part.cpu().contiguous().numpy().data)
         found.update("\n".join(images.classes).encode())
     return found.hexdigest()[:16]
 

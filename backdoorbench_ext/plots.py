@@ -251,17 +251,19 @@ def losses(records: Sequence[Record], suite: Suite, audited: bool = False) -> Fi
 
 def learning(records: Sequence[Record], suite: Suite) -> Figure:
     """CA and ASR of test images over the seconds of a training, as ``--audit`` logs them, a row an attack (and data set and rate), a colour a defense of
-    the first seed, a line a stage of it.
+    the first seed, a line a stage of it; a training that several share (MCCI's, looked at as AVG answers) is drawn once, as the first one's.
 
     Raises:
         InputError: no records, or none with these curves.
     """
     _, names = _means(records, suite)
     first = min(r["spec"]["seed"] for r in records)
-    shown = [r for r in records if r["spec"]["seed"] == first and any(name.endswith(", CA") for name in r["curves"])]
+    looked = [r for r in records if r["spec"]["seed"] == first and any(name.endswith(", CA") for name in r["curves"])]
+    ranked = sorted(looked, key=lambda r: suite.defenses.index(r["cell"]["defense"]))
+    shown = [r for i, r in enumerate(ranked) if r["curves"] not in [earlier["curves"] for earlier in ranked[:i]]]
     if not shown:
         raise InputError(f"the records of {suite.name} hold no CA by epoch: bbx run {suite.name} --audit logs it, of cells that have no record yet")
-    rows = list(dict.fromkeys((r["cell"]["attack"], r["cell"]["dataset"], r["spec"]["rate"]) for r in shown))
+    rows = list(dict.fromkeys((r["cell"]["attack"], r["cell"]["dataset"], r["spec"]["rate"]) for r in looked))
     defenses = [d for d in names if any(r["cell"]["defense"] == d for r in shown)]
     with plt.rc_context(STYLE):
         size = (6.4, 1.7 * len(rows) + 0.3 + 0.17 * -(-len(defenses) // 3))

@@ -71,7 +71,7 @@ def cells(records: Sequence[Record], suite: Suite, folder: Path) -> Mapping[int,
         facts = hits | probes | {key.replace("_", " "): f"{n:,}" for key, n in record["given"].items()}
         facts |= {"training": f"{record['time']['training']:,.0f} s", "device": around["device"], "precision": precision(record)}
         facts |= {"commit": around["commit"] or "unknown", "versions": ", ".join(f"{name} {v}" for name, v in around["versions"].items())}
-        facts |= {"digest of the data": around["data"]} if "data" in around else {}
+        facts |= {f"digest of the {what}": around[key] for key, what in (("data", "data"), ("poison", "poisoned images")) if key in around}
         curves = [(name, curve(values), values) for name, values in record["curves"].items() if len(values) > 1]
         shown[id(record)] = {"number": number, "facts": facts, "curves": curves, "again": again, "spec": json.dumps(spec, indent=1, sort_keys=True)}
     return shown

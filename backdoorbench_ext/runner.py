@@ -84,6 +84,11 @@ def data_digest(cell: Cell, options: Options) -> str:
     return _data_digest(cell.dataset, options.data, options.download)
 
 
+def poison_digest(poisoned: Poisoned, triggered: Poisoned) -> str:
+    """What a cell's attack made of its images, poisoned, cover and triggered test ones: a trigger that is learned anew, elsewhere, is another one."""
+    return datasets.digest((poisoned[poisoned.mask | poisoned.cover], triggered))
+
+
 def hold_out(train: Images, share: float, seed: int) -> Tensor:
     """Who is held back as the clean reserve, the same share of every class: bool (n,)."""
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
@@ -137,11 +142,11 @@ def parts(cell: Cell, options: Options) -> Parts:
     return Parts(attack, defense, rules, reserve.to(device), rest.to(device), test.to(device))
 
 
-def _shared(cell: Cell, options: Options, name: str, *keys: str) -> Path:
-    """The file of something that all cells share in which data set, protocol, seed and ``keys`` of the spec are equal."""
+def _shared(cell: Cell, options: Options, name: str, *keys: str, **more: str) -> Path:
+    """The file of something that all cells share in which data set, protocol, seed, ``keys`` of the spec and ``more`` are equal."""
     spec = cell.spec() | {"data": data_digest(cell, options)}
     name = name.replace("/", "_").replace(":", "_")
-    return options.out / ".shared" / f"{name}-{digest({key: spec[key] for key in ('dataset', 'data', 'protocol', 'seed', *keys)})}.safetensors"
+    return options.out / ".shared" / f"{name}-{digest({key: spec[key] for key in ('dataset', 'data', 'protocol', 'seed', *keys)} | more)}.safetensors"
 
 
 def fitted(cell: Cell, options: Options, found: Parts, progress: Report | None = None) -> Attack:
@@ -190,13 +195,14 @@ def _supplied(cell: Cell, options: Options, found: Parts) -> tuple[Parts, Poison
     poisoned, triggered = poisoned.to(device), triggered.to(device)
     state = found.attack.victim(Engine(found.rules, poisoned.observed(), device=device).new_model())
     if state is not None:
-        once(victim_file(cell, options), device, lambda: {**state, "log.seconds": torch.zeros(()), "log.images": torch.zeros(())})
+        file = victim_file(cell, options, poison_digest(poisoned, triggered))
+        once(file, device, lambda: {**state, "log.seconds": torch.zeros(()), "log.images": torch.zeros(())})
     return replace(found, supplied=triggered), poisoned
 
 
-def victim_file(cell: Cell, options: Options) -> Path:
-    """Where the network lies that was trained without defense on the cell's images; ``Engine.victim`` makes it."""
-    return _shared(cell, options, "victim", "attack", "rate")
+def victim_file(cell: Cell, options: Options, poison: str) -> Path:
+    """Where the network lies that was trained without defense on the cell's images, of that ``poison_digest``; ``Engine.victim`` makes it."""
+    return _shared(cell, options, "victim", "attack", "rate", poison=poison)
 
 
 def specimen(cell: Cell, options: Options, progress: Report | None = None) -> tuple[Images, Images]:
@@ -233,7 +239,8 @@ def run_cell(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     train = poisoned.observed()
-    seed, victim = seed_of(cell.seed, "training"), victim_file(cell, options)
+    poison = poison_digest(poisoned, triggered)
+    seed, victim = seed_of(cell.seed, "training"), victim_file(cell, options, poison)
     audit = _audit(poisoned, test, triggered, cell.seed) if options.audit else None
     told = {"progress": progress, "compile": options.compile, "audit": audit}
     engine = Engine(found.rules, train, reserve, seed=seed, device=device, state=state, victim=victim, **told)
@@ -262,7 +269,8 @@ def run_cell(
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         },
         "surroundings": records.surroundings(device)
-        | {"data": data_digest(cell, options), "bf16": engine.bf16, "compile": engine.compile, "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+        | {"data": data_digest(cell, options), "poison": poison, "bf16": engine.bf16, "compile": engine.compile}
+        | {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
     }
     return record, net, embeddings
 

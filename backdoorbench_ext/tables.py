@@ -180,11 +180,21 @@ def _protocols(suite: Suite, datasets: Sequence[str]) -> str:
     return "; ".join([", ".join(first[1]), *(f"{d}: {', '.join(parts)}" for d, parts in unlike if parts)])
 
 
+def mixed(records: Sequence[Record]) -> list[str]:
+    """The attacks whose poisoned images were not the same in all records of a data set, rate and seed: a picture was changed, or a trigger learned anew."""
+    seen: dict[tuple[object, ...], set[str]] = {}
+    for r in records:
+        key = (r["cell"]["attack"], r["cell"]["dataset"], r["spec"]["rate"], r["spec"]["seed"])
+        seen.setdefault(key, set()).update({r["surroundings"].get("poison")} - {None})
+    return list(dict.fromkeys(str(attack) for (attack, *_), digests in seen.items() if len(digests) > 1))
+
+
 def caption(records: Sequence[Record], suite: Suite) -> str:
     """What a reader must know of the numbers: protocol, counts, seeds, options, where they come from."""
     seeds = sorted({r["spec"]["seed"] for r in records})
     attacks, defenses = present(records, suite)
-    options = letters(heads(defenses), labels(attacks, defenses))
+    called = labels(attacks, defenses)
+    options, unlike = letters(heads(defenses), called), [called[attack] for attack in mixed(records)]
     counts = {m: _each(suite, {r["cell"]["dataset"]: str(r["metrics"][m][1]) for r in reversed(records)}) for m in METRICS}
     counts["train"] = _each(suite, {r["cell"]["dataset"]: str(r["given"]["train_images"]) for r in reversed(records)})
     commits = sorted({r["surroundings"]["commit"] or "unknown" for r in records})
@@ -198,6 +208,7 @@ def caption(records: Sequence[Record], suite: Suite) -> str:
         + (f"mean and standard deviation over the seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one run, seed {seeds[0]}"),
         f"{counts['train']} training images, CA over {counts['ca']} test images, ASR and ARR over {counts['asr']}",
         "best defense bold, second underlined",
+        *([f"defenses did not have the same poisoned images of: {', '.join(unlike)}"] if unlike else []),
         *(["options: " + "; ".join(options)] if options else []),
         "protocol " + _protocols(suite, [d for d in suite.datasets if any(r["cell"]["dataset"] == d for r in records)]),
         "; ".join(devices) + ", " + (f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits, see the CSV"),

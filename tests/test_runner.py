@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import RULES, here
+from PIL import Image
 from rich.console import Console
 from test_registry import DEFENSE
 
-from backdoorbench_ext import cost, datasets, progress, records, registry, runner, suite, tune
+from backdoorbench_ext import cost, datasets, progress, records, registry, runner, suite, tables, tune
 from backdoorbench_ext.api import InputError
+from backdoorbench_ext.attacks.blend import picture
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.suite import Suite
 
@@ -97,6 +99,27 @@ def test_cells_that_benchmarks_share_run_once(grid, tmp_path, monkeypatch):
     assert [file.parts[-5] for _, file in runner.elsewhere(third, options)] == ["other"], "a damaged record is none, and hides none"
 
 
+def test_a_picture_that_changed_behind_its_name(grid, tmp_path):
+    """The network trained on the old picture's images is no victim of the new one's, and the table says that its cells are not of a kind."""
+
+    def paint(value):
+        picture.cache_clear()
+        Image.new("RGB", (32, 32), (value, 0, 0)).save(tmp_path / "pattern.png")
+
+    suite = replace(grid, attacks=(f"blend[pattern={tmp_path}/pattern.png]",), defenses=("none", "fp[epochs=1]"))
+    options = runner.Options(out=tmp_path / "out", device="cpu")
+    found = []
+    for value, only in ((0, "none/rate"), (0, "fp"), (255, "fp")):
+        paint(value)
+        for cell in suite.cells(only):
+            (tmp_path / "out" / "grid" / cell.path()).unlink(missing_ok=True)
+        found.append(runner.run(suite, suite.cells(only), options, jobs=1)[0].record)
+        victims = list((tmp_path / "out" / ".shared").glob("victim-*.safetensors"))
+        assert len(victims) == (2 if value else 1)
+        assert ("same poisoned images" in tables.caption([found[0], found[-1]], suite)) == bool(value)
+    assert found[0]["surroundings"]["poison"] == found[1]["surroundings"]["poison"] != found[2]["surroundings"]["poison"]
+
+
 def test_images_that_changed_behind_their_name(grid, tmp_path):
     """Refused, both to go on with and to write tables of; where the file is away, tables of finished records can still be written."""
 
@@ -115,14 +138,15 @@ def test_images_that_changed_behind_their_name(grid, tmp_path):
     own = replace(grid, datasets=(f"npz:{file}",))
     write(train.y)
     options = runner.Options(out=tmp_path / "out", device="cpu")
-    made, victim = run("none/rate")[0].record, runner.victim_file(own.cells()[0], options)
-    assert victim.exists() and made["surroundings"]["data"] == datasets.digest((train, test))
+    made, victim = run("none/rate")[0].record, next((tmp_path / "out" / ".shared").glob("victim-*"))
+    assert made["surroundings"]["data"] == datasets.digest((train, test))
     assert run("none/rate") == []
     write(train.y.roll(1))
     for only in ("none/rate", "cbd"):
         with pytest.raises(InputError, match="are not those that the records in"):
             run(only)
-    assert runner.victim_file(own.cells()[0], options) != victim, "nor is a network of other images a victim"
+    poison = made["surroundings"]["poison"]
+    assert runner.victim_file(own.cells()[0], options, poison) != victim, "nor is a network of other images a victim"
     assert runner.elsewhere(replace(own, name="other").cells(), options) == []
     file.unlink()
     assert run("none/rate") == []

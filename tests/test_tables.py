@@ -56,7 +56,8 @@ def test_learning_puts_stages_one_after_the_other(tmp_path):
     time = {"training": 6.0, "stages": {"first": 2.0, "after": 4.0}}
     curves = {"first, CA": [10.0, 20.0], "first, ASR": [90.0, 80.0], "after, CA": [30.0], "after, ASR": [5.0], "first loss": [1.0, 1.0], "after loss": [1.0]}
     records.write(tmp_path / "made.json", RECORDS[1] | {"time": time, "curves": curves})
-    ca, asr = plots.learning([records.read(tmp_path / "made.json"), RECORDS[0] | {"curves": {}}], SUITE).axes
+    made = records.read(tmp_path / "made.json")
+    ca, asr = plots.learning([RECORDS[2] | {"time": time, "curves": made["curves"]}, made, RECORDS[0] | {"curves": {}}], SUITE).axes
     assert [(list(line.get_xdata()), list(line.get_ydata())) for line in ca.lines] == [([1, 2], [10, 20]), ([6], [30])]
     assert [list(line.get_ydata()) for line in asr.lines] == [[90, 80], [5]]
     with pytest.raises(InputError, match="--audit logs it"):
@@ -168,6 +169,15 @@ def test_every_machine_is_named():
     mixed = [r | {"surroundings": r["surroundings"] | {"device": device, "bf16": bf16}} for r, (device, bf16) in zip(RECORDS, around, strict=False)]
     assert "CPU A (bf16 and float32); GPU B (bf16), commit abc" in tables.caption(mixed, SUITE)
     assert list(tables.frame(mixed)["precision"]) == ["float32", "bf16", "bf16", "float32"][: len(mixed)]
+
+
+def test_unlike_poisoned_images_are_told():
+    """One of BadNets' three cells has another trigger; blend's two are not known to differ, as one record does not say."""
+    poison = ["a", "b", "a", "c", None]
+    told = [r | {"surroundings": r["surroundings"] | ({"poison": p} if p else {})} for r, p in zip(RECORDS, poison, strict=True)]
+    assert tables.mixed(told) == ["badnets"]
+    assert "Defenses did not have the same poisoned images of: BadNets." in tables.caption(told, SUITE)
+    assert "same poisoned images" not in tables.caption(told[:1] + told[2:], SUITE)
 
 
 def test_a_long_title_has_several_lines():

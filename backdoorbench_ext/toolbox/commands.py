@@ -36,7 +36,7 @@ def poison(cell: Cell, options: runner.Options, to: Path, progress: Progress | N
     held = runner.hold_out(train, rules.reserve, seed_of(cell.seed, "reserve"))
     triggered, device = found.triggered(), pick_device(options.device)
     counted = (found.attack.goal(test.y, rules.target, len(test.classes)) != test.y).nonzero().flatten()
-    seed, file = seed_of(cell.seed, "training"), runner.victim_file(cell, options)
+    seed, file = seed_of(cell.seed, "training"), runner.victim_file(cell, options, runner.poison_digest(poisoned, triggered))
     engine = Engine(rules, poisoned.observed(), found.reserve, seed=seed, device=device, progress=progress, victim=file)
     victim = engine.victim()
     sets = {"train": (poisoned.to("cpu"), (~held).nonzero().flatten(), len(train)), "test": (triggered.to("cpu"), counted, len(test))}
