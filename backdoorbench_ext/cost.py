@@ -58,9 +58,9 @@ class Stopwatch(Engine):
         self.stages["victim"] = float(self.rules.recipe.epochs)
         return self.new_model().eval()
 
-    def batches(self, images: Images, batch_size: int | None = None, *, train: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, images: Images, batch_size: int | None = None, *, train: bool = True, augmented: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
         if train:
-            yield from super().batches(images, batch_size)
+            yield from super().batches(images, batch_size, augmented=augmented)
             return
         size = min(batch_size or self.rules.recipe.batch_size, len(images))
         plain, start = self.plain(), time.perf_counter()

@@ -283,10 +283,10 @@ class Engine:
         """uint8 -> float in [0, 1], in the memory layout that convolutions like."""
         return x.to(self.device, torch.float32, memory_format=torch.channels_last).div_(255)
 
-    def batches(self, images: Images, batch_size: int | None = None, *, train: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, images: Images, batch_size: int | None = None, *, train: bool = True, augmented: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass over the images as float batches (n, 3, h, w) in [0, 1] with their labels.
 
-        ``train``: shuffled, augmented, without the incomplete last batch; otherwise in order, as they are, all of them.
+        ``train``: shuffled, ``augmented`` unless told, without the incomplete last batch; otherwise in order, as they are, all of them.
         """
         size = min(batch_size or self.rules.recipe.batch_size, len(images))
         order = torch.randperm(len(images), generator=self.rng).to(self.device, non_blocking=True) if train else torch.arange(len(images), device=self.device)
@@ -294,7 +294,7 @@ class Engine:
             if train and len(index) < size:
                 return
             x = images.pixels(index)
-            yield self.view(x) if train else self.to_float(x), images.y[index]
+            yield self.view(x) if train and augmented else self.to_float(x), images.y[index]
 
     def view(self, x: Tensor) -> Tensor:
         """A random augmentation of each of these uint8 images (n, 3, h, w), as the protocol has it: float in [0, 1]."""
@@ -303,6 +303,7 @@ class Engine:
     def fit(
         self, net: nn.Module, images: Images, *, name: str = "train", epochs: int | None = None, steps: int | None = None,
         loss: Loss = cross_entropy, recipe: Recipe | None = None, beside: tuple[Stateful, ...] = (), answers: Callable[[Tensor], nn.Module] | None = None,
+        augmented: bool = True,
     ) -> nn.Module:  # fmt: skip
         """Train ``net`` in place and return it in eval mode.
 
@@ -314,6 +315,7 @@ class Engine:
             beside: modules and optimizers that ``loss`` trains itself, saved and restored with the net.
             answers: the network that an audit measures in place of ``net``, where that is not what will answer in the end; given
                 100 clean test images, float (n, 3, h, w).
+            augmented: by the protocol's rules; otherwise images are taken as they are.
 
         Raises:
             Diverged: the loss was not finite.
@@ -330,7 +332,7 @@ class Engine:
         forward: Any = torch.compile(net, mode=self.compile) if self.compile and loss is cross_entropy else net
         while done < total:
             start, sum_of_losses, before = time.perf_counter(), torch.zeros((), device=self.device), done
-            for x, y in self.batches(images, recipe.batch_size):
+            for x, y in self.batches(images, recipe.batch_size, augmented=augmented):
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.lr_at(done / total)
                 optimizer.zero_grad(set_to_none=True)

@@ -52,11 +52,11 @@ def test_what_abl_holds(holds, falls, images, monkeypatch):
 
 
 def test_abl_unlearns_what_it_isolated(images, monkeypatch):
-    """Step 3 passes over the isolated images; the paper's loss, of as many others less theirs, by hand."""
+    """Step 3 passes over the isolated images; the paper's loss, of as many others less theirs, by hand. Only step 2 augments."""
     stages = []
 
-    def look(self, net, train, *, name="train", loss=None, epochs=None, **_):
-        stages.append((name, len(train), epochs))
+    def look(self, net, train, *, name="train", loss=None, epochs=None, augmented=True, **_):
+        stages.append((name, len(train), epochs, augmented))
         if name == "unlearning":
             logits = torch.tensor([[3.0, 0.0, 0.0, 0.0]] * 2 + [[0.0] * 4] * 2)
             value = loss(lambda x: logits, torch.zeros(2, *images.x.shape[1:]), torch.tensor([0, 0]))
@@ -65,7 +65,7 @@ def test_abl_unlearns_what_it_isolated(images, monkeypatch):
     monkeypatch.setattr(Engine, "fit", look)
     registry.create("defenses", "abl[isolated=0.25]").fit(images, Engine(RULES, images))
     n = len(images)
-    assert stages == [("isolation", n, 20), ("training", n - n // 4, 60), ("unlearning", n // 4, 20)]
+    assert stages == [("isolation", n, 20, False), ("training", n - n // 4, 60, True), ("unlearning", n // 4, 20, False)]
 
 
 def test_flooding():

@@ -210,6 +210,20 @@ def test_augmentation_off_changes_nothing():
     assert torch.equal(augment(x, replace(RULES, crop=0, flip=False, cutout=0), torch.Generator()), x)
 
 
+def test_batches_of_images_as_they_are(images):
+    """Each image once, in another order, to the bit; a training may ask for them so."""
+    engine, seen = Engine(RULES, images, seed=1), []
+
+    def loss(net, x, y):
+        seen.append(x)
+        return net(x).square().mean()
+
+    engine.fit(nn.Sequential(nn.Flatten(), nn.Linear(images.x[0].numel(), 1)), images, epochs=1, loss=loss, augmented=False)
+    x, whole = torch.cat(seen), engine.to_float(images.x)
+    places = torch.cdist(x.flatten(1), whole.flatten(1), compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
+    assert torch.equal(x, whole[places]) and len(places.unique()) == len(places) and places.tolist() != list(range(len(places)))
+
+
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [
