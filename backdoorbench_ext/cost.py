@@ -14,7 +14,7 @@ from .api import Defense, Images
 from .engine import Engine
 from .models import Net
 from .protocols import Protocol
-from .semisupervised import Rounds
+from .semisupervised import MixMatch
 
 
 class Stopwatch(Engine):
@@ -48,7 +48,7 @@ class Stopwatch(Engine):
         super().fit(net, images, name=name, steps=2, **more)
         passes = self.stages.get("passes", 0.0) - before
         for part in more.get("beside", ()):
-            if isinstance(part, Rounds):  # the first round's split stands for all
+            if isinstance(part, MixMatch):  # the first round's split stands for all
                 self.stages["passes"] = before + passes * total / part.length
         ratios = [self._timed(net, images, min(self.steps, total), **more) / self.plain() for _ in range(self.rounds)]
         self.stages[name] = self.stages.get(name, 0.0) + total * median(ratios) / self.per_epoch

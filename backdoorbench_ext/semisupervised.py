@@ -36,39 +36,52 @@ def mix(x: Tensor, targets: Tensor, share: Tensor, order: Tensor) -> tuple[Tenso
 
 
 class MixMatch:
-    """The loss of MixMatch on a labelled and an unlabelled part, both drawn here; give it to ``engine.fit``, which counts its steps.
+    """The loss of MixMatch on a labelled and an unlabelled part, both drawn here; give it to ``engine.fit``, which counts its steps, and to its ``beside``.
 
     Berthelot et al. 2019, https://arxiv.org/abs/1905.02249. Labels of the unlabelled part are guessed: the sharpened mean prediction
     for two augmentations of an image.
 
     Args:
+        images: both parts.
+        trust: says before every round of ``length`` steps, given its number, which labels count: bool (n,).
         temperature: of the sharpening.
         alpha: both parameters of the Beta distribution that mixing draws its share from.
         weight: of the unlabelled part's squared error; ``ramp`` steps bring it up from 0.
     """
 
-    def __init__(self, engine: Engine, *, temperature: float = 0.5, alpha: float = 0.75, weight: float = 15.0, ramp: int = 0) -> None:
-        self.engine, self.temperature, self.alpha, self.weight, self.ramp = engine, temperature, alpha, weight, ramp
+    def __init__(
+        self, engine: Engine, images: Images, trust: Callable[[int], Tensor], *, length: int, temperature: float = 0.5, alpha: float = 0.75,
+        weight: float = 15.0, ramp: int = 0,
+    ) -> None:  # fmt: skip
+        self.engine, self.images, self.trust, self.length = engine, images, trust, length
+        self.temperature, self.alpha, self.weight, self.ramp = temperature, alpha, weight, ramp
         self.steps = 0
-        self.labelled: Images | None = None
-        self.unlabelled: Images | None = None
+        self.trusted: Tensor | None = None
+        self.parts: tuple[Images, Images] | None = None
 
-    def split(self, images: Images, trusted: Tensor) -> None:
-        """Labels count for the images where ``trusted``, bool (n,)."""
-        self.labelled, self.unlabelled = images[trusted], images[~trusted]
+    def split(self, net: nn.Module) -> tuple[Images, Images]:
+        """The labelled and the unlabelled images of this step's round."""
+        if self.steps % self.length == 0:
+            self.trusted = self.trust(self.steps // self.length)
+            self.parts = None
+            net.train()
+        if self.parts is None:
+            assert self.trusted is not None
+            self.parts = self.images[self.trusted], self.images[~self.trusted]
+        return self.parts
 
     def draw(self, images: Images, n: int) -> Tensor:
         return torch.randint(len(images), (n,), generator=self.engine.rng).to(images.y.device, non_blocking=True)
 
     def __call__(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        assert self.labelled is not None and self.unlabelled is not None
-        engine, n, classes = self.engine, len(x), len(self.labelled.classes)
-        mine, other = self.draw(self.labelled, n), self.draw(self.unlabelled, n)
-        known = engine.view(self.labelled.pixels(mine))
-        views = [engine.view(self.unlabelled.pixels(other)) for _ in range(2)]
+        labelled, unlabelled = self.split(net)
+        engine, n, classes = self.engine, len(x), len(labelled.classes)
+        mine, other = self.draw(labelled, n), self.draw(unlabelled, n)
+        known = engine.view(labelled.pixels(mine))
+        views = [engine.view(unlabelled.pixels(other)) for _ in range(2)]
         with torch.no_grad():
             guess = sharpen(sum(net(view).float().softmax(1) for view in views) / 2, self.temperature)
-        targets = torch.cat((F.one_hot(self.labelled.y[mine], classes).to(guess), guess, guess))
+        targets = torch.cat((F.one_hot(labelled.y[mine], classes).to(guess), guess, guess))
         share = torch.distributions.Beta(self.alpha, self.alpha).sample()
         order = torch.randperm(3 * n, generator=engine.rng).to(known.device, non_blocking=True)
         images, targets = mix(torch.cat((known, *views)), targets, share.to(known, non_blocking=True), order)
@@ -78,32 +91,7 @@ class MixMatch:
         return F.cross_entropy(logits[:n], targets[:n]) + weight * F.mse_loss(logits[n:].softmax(1), targets[n:])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps}
+        return {"steps": self.steps, "trusted": self.trusted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.steps = int(state_dict["steps"])
-
-
-class Rounds(MixMatch):
-    """MixMatch that splits ``images`` anew before every round of ``length`` steps: ``split(round)`` says who is trusted, bool (n,)."""
-
-    def __init__(self, engine: Engine, length: int, split: Callable[[int], Tensor], images: Images, **more: Any) -> None:
-        super().__init__(engine, **more)
-        self.length, self.choose, self.images = length, split, images
-        self.trusted: Tensor | None = None
-
-    def __call__(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        if self.steps % self.length == 0:
-            self.trusted = self.choose(self.steps // self.length)
-            net.train()
-        if self.steps % self.length == 0 or self.labelled is None:
-            assert self.trusted is not None
-            self.split(self.images, self.trusted)
-        return super().__call__(net, x, y)
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"trusted": self.trusted}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.trusted, self.labelled = state_dict["trusted"], None
+        self.steps, self.trusted, self.parts = int(state_dict["steps"]), state_dict["trusted"], None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from backdoorbench_ext.api import Defense, Images, option
 from backdoorbench_ext.engine import Engine, seed_of
-from backdoorbench_ext.semisupervised import Rounds, symmetric_cross_entropy
+from backdoorbench_ext.semisupervised import MixMatch, symmetric_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ASD(Defense):
             replace(engine.rules.recipe, optimizer="adam", lr=self.lr, schedule="constant", weight_decay=0.0),
         )
         whole = replace(train, x=torch.cat((train.x, seeds.x)), y=torch.cat((train.y, seeds.y)))
-        match = Rounds(engine, self.steps, lambda done: self.split(net, train, len(seeds), done, engine), whole, ramp=rounds * self.steps)
+        match = MixMatch(engine, whole, lambda done: self.split(net, train, len(seeds), done, engine), length=self.steps, ramp=rounds * self.steps)
         return engine.fit(net, train, name="MixMatch", steps=rounds * self.steps, loss=match, recipe=recipe, beside=(match,))
 
     def split(self, net: nn.Module, train: Images, seeds: int, done: int, engine: Engine) -> Tensor:

@@ -7,6 +7,7 @@ Released code: https://github.com/SCLBD/DBD. BackdoorBench has 100 epochs of Sim
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,12 @@ class DBD(Defense):
     """1. SimCLR. 2. A linear classifier on the frozen features, by symmetric cross-entropy. 3. MixMatch on all layers: the share
     ``trusted`` with the lowest loss keeps its labels.
 
-    variant="release": its configuration takes the features of epoch 100 of 1,000 (the learning rate has then fallen by 2 %: we keep it constant), and
-    in step 2 BatchNorm is not frozen: its statistics drift with the augmented images.
+    variant="release": its configuration takes the features of epoch 100 of 1,000 (the learning rate has then fallen by 2 %: we keep it constant),
+    in step 2 BatchNorm is not frozen: its statistics drift with the augmented images, and who is trusted is asked anew before every round. Not followed
+    there: that is asked of augmented images.
     """
 
+    version: ClassVar[int] = 2  # 1 asked once in variant="release", too
     variant: str = option("paper", "whose rules", choices=("paper", "release"))
     contrastive_epochs: int | None = option(None, "of step 1; if not set, 1000 (paper) or 100 (release)", low=1, length=True)
     contrastive_lr: float = option(0.4, "its learning rate, cosine in the paper", low=0)
@@ -63,12 +66,16 @@ class DBD(Defense):
 
         adam = replace(engine.rules.recipe, optimizer="adam", lr=self.lr, schedule="constant", weight_decay=0.0)
         engine.fit(net.backbone.get_classifier(), train, name="classifier", epochs=self.warmup_epochs, loss=frozen, recipe=adam, beside=(net,))
-        losses = symmetric_cross_entropy(engine.predict(net, train), train.y)
-        trusted = torch.zeros(len(train), dtype=torch.bool, device=losses.device)
-        trusted[losses.argsort()[: round(self.trusted * len(train))]] = True
-        match = MixMatch(engine, ramp=self.rounds * self.steps)
-        match.split(train, trusted)
-        return engine.fit(net, train, name="MixMatch", steps=self.rounds * self.steps, loss=match, recipe=adam, beside=(match,))
+        steps = self.rounds * self.steps
+
+        def easiest(_: int) -> Tensor:
+            losses = symmetric_cross_entropy(engine.predict(net, train), train.y)
+            trusted = torch.zeros(len(train), dtype=torch.bool, device=losses.device)
+            trusted[losses.argsort()[: round(self.trusted * len(train))]] = True
+            return trusted
+
+        match = MixMatch(engine, train, easiest, length=self.steps if released else steps, ramp=steps)
+        return engine.fit(net, train, name="MixMatch", steps=steps, loss=match, recipe=adam, beside=(match,))
 
 
 class Projected(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,10 @@ from backdoorbench_ext.engine import Engine
 @dataclass(frozen=True)
 class IBAU(Repair):
     """In each round a perturbation delta is found by one pass of gradient ascent on the clean images; then the network descends the loss under it,
-    by a gradient that also sees how delta would follow the weights. BatchNorm keeps its statistics.
+    by a gradient that also sees how delta would follow the weights. BatchNorm keeps its statistics, and images are taken as they are, as in the release.
     """
 
+    version: ClassVar[int] = 2  # 1 unlearned on augmented images
     rounds: int = option(5, "passes over the clean images", low=1)
     k: int = option(5, "fixed-point iterations of the implicit gradient", low=0)
     lr: float = option(0.001, "learning rate of Adam", low=0)
@@ -49,7 +51,7 @@ class IBAU(Repair):
                 linear: Tensor = sum(((g * w).sum() for g, w in zip(slopes, weights, strict=True)), x.new_zeros(()))  # its gradient is the one wanted
                 return linear
 
-            engine.fit(net, clean, name=f"unlearning, round {round_}", epochs=1, loss=loss, recipe=recipe)
+            engine.fit(net, clean, name=f"unlearning, round {round_}", epochs=1, loss=loss, recipe=recipe, augmented=False)
         return net
 
     def perturbation(self, net: nn.Module, clean: Images, engine: Engine) -> Tensor:
