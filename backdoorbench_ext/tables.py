@@ -248,7 +248,10 @@ def _dressed(note: str, label: str, groups: Sequence[str], body: Sequence[str]) 
 
 
 def latex(records: Sequence[Record], suite: Suite) -> str:
-    """A table for a paper of one or two columns; it needs the packages booktabs and graphicx, and shrinks to the width of the text if it is wider."""
+    """A table for a paper of one or two columns; it needs the packages booktabs and graphicx, and shrinks to the width of the text if it is wider.
+
+    All numbers have two decimals and stand to the right, so that their points are in line without siunitx, whose columns know no underlining.
+    """
     table, width, dress = layout(records, suite), len(METRICS), {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
     metrics, first = [rf"{name} $\{arrow}arrow$" for name, arrow in map(ARROWS.__getitem__, METRICS)], 1 if table.given else 2
     rows = []
