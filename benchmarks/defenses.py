@@ -5,7 +5,7 @@ WaNet without its noise samples and twice as strong, SIG at delta 40 and 3 % (at
 The defenses that repair a victim have 500 clean images and their published lengths, NAD also at a tenth of its learning rate. Those that train
 have theirs cut to about a tenth: ABL's training 8 epochs, ASD 12 rounds of 50 batches, DBD 10 epochs of SimCLR (batches of 128, the learning rate
 in proportion) and 12 rounds of 50 batches, CBD and MCCI as in ``cifar10_small``. ABL's isolation keeps the release's 10 epochs: at its constant rate the
-trigger of BadNets is learned in the eighth, and what is isolated before is clean; its last step has the 140 batches of CIFAR-10 in full. It holds the
+trigger of BadNets is learned in the sixth, and what is isolated before is clean; its last step has the 140 batches of CIFAR-10 in full. It holds the
 mean of a batch, as the release does, or each sample's loss.
 Not to be compared with published tables; ``docs/results-small.md`` reads it.
 """
