@@ -23,6 +23,13 @@ def symmetric_cross_entropy(logits: Tensor, y: Tensor, alpha: float = 0.1, beta:
     return alpha * F.cross_entropy(logits, y, reduction="none") - beta * (p * given.log()).sum(1)
 
 
+def lowest(losses: Tensor, share: float) -> Tensor:
+    """The ``share`` of the samples with the lowest losses: bool (n,)."""
+    chosen = torch.zeros(len(losses), dtype=torch.bool, device=losses.device)
+    chosen[losses.argsort()[: round(share * len(losses))]] = True
+    return chosen
+
+
 def sharpen(p: Tensor, temperature: float) -> Tensor:
     """p^(1 / T), normalised: distributions (n, classes) -> the same."""
     sharp = p ** (1 / temperature)

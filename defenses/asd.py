@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from backdoorbench_ext.api import Defense, Images, option
 from backdoorbench_ext.engine import Engine, seed_of
-from backdoorbench_ext.semisupervised import MixMatch, symmetric_cross_entropy
+from backdoorbench_ext.semisupervised import MixMatch, lowest, symmetric_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ class ASD(Defense):
         else:
             if done >= self.first + self.second:
                 losses = losses - symmetric_cross_entropy(engine.predict(self.ahead(net, train, done, engine), train), train.y)
-            chosen = torch.zeros(len(train), dtype=torch.bool, device=losses.device)
-            chosen[losses.argsort()[: round(self.trusted * len(train))]] = True
+            chosen = lowest(losses, self.trusted)
         return torch.cat((chosen, torch.ones(seeds, dtype=torch.bool, device=losses.device)))
 
     def ahead(self, net: nn.Module, train: Images, done: int, engine: Engine) -> nn.Module:

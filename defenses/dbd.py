@@ -16,7 +16,7 @@ from backdoorbench_ext.api import Defense, Images, option
 from backdoorbench_ext.contrastive import nt_xent, simclr_view
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.models import Net
-from backdoorbench_ext.semisupervised import MixMatch, symmetric_cross_entropy
+from backdoorbench_ext.semisupervised import MixMatch, lowest, symmetric_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,7 @@ class DBD(Defense):
         steps = self.rounds * self.steps
 
         def easiest(_: int) -> Tensor:
-            losses = symmetric_cross_entropy(engine.predict(net, train), train.y)
-            trusted = torch.zeros(len(train), dtype=torch.bool, device=losses.device)
-            trusted[losses.argsort()[: round(self.trusted * len(train))]] = True
-            return trusted
+            return lowest(symmetric_cross_entropy(engine.predict(net, train), train.y), self.trusted)
 
         match = MixMatch(engine, train, easiest, length=self.steps if released else steps, ramp=steps)
         return engine.fit(net, train, name="MixMatch", steps=steps, loss=match, recipe=adam, beside=(match,))

@@ -50,7 +50,7 @@ def test_mixmatch_never_sees_untrusted_labels(images):
 
 
 def test_mixmatch_asks_whom_to_trust_before_every_round(images):
-    """Also where a saved state is taken up within a round; the network trains on whatever the question left it in."""
+    """Also where a saved state is taken up within a round; the network trains on in whatever mode the question left it."""
     engine, asked = Engine(RULES, images, seed=3), []
     net = engine.new_model()
 

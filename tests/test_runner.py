@@ -138,14 +138,14 @@ def test_images_that_changed_behind_their_name(grid, tmp_path):
     own = replace(grid, datasets=(f"npz:{file}",))
     write(train.y)
     options = runner.Options(out=tmp_path / "out", device="cpu")
-    made, victim = run("none/rate")[0].record, next((tmp_path / "out" / ".shared").glob("victim-*"))
-    assert made["surroundings"]["data"] == datasets.digest((train, test))
+    made, victim = run("none/rate")[0].record, next((tmp_path / "out" / ".shared").glob("victim-*.safetensors"))
+    poison = made["surroundings"]["poison"]
+    assert made["surroundings"]["data"] == datasets.digest((train, test)) and victim == runner.victim_file(own.cells()[0], options, poison)
     assert run("none/rate") == []
     write(train.y.roll(1))
     for only in ("none/rate", "cbd"):
         with pytest.raises(InputError, match="are not those that the records in"):
             run(only)
-    poison = made["surroundings"]["poison"]
     assert runner.victim_file(own.cells()[0], options, poison) != victim, "nor is a network of other images a victim"
     assert runner.elsewhere(replace(own, name="other").cells(), options) == []
     file.unlink()
