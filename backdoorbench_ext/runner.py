@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from . import datasets, models, plots, records, registry
 from .api import Attack, Defense, Images, InputError, Poisoned
-from .engine import Audit, Engine, check_per_class, keep_memory, pick_device, seed_of
+from .engine import Audit, Engine, check_per_class, has_bf16, keep_memory, pick_device, seed_of
 from .engine import Progress as Report
 from .files import once, write_whole
 from .progress import bars
@@ -353,14 +353,15 @@ def missing(suite: Suite, cells: Iterable[Cell], options: Options) -> list[Cell]
 def elsewhere(cells: list[Cell], options: Options) -> list[tuple[Cell, Path]]:
     """Records of these cells in any folder of ``out``: benchmarks share cells, which equal specs and so equal names tell.
 
-    Only what the same code and versions made on the same device, with all that ``options`` keep beside a record; none with plugins, whose code has no commit,
-    or of files of the user's own, which may have changed.
+    Only what the same code and versions made on the same device in the same precision (two CPUs may bear one name), with all that ``options`` keep beside a
+    record; none with plugins, whose code has no commit, or of files of the user's own, which may have changed.
     """
     names = set() if options.plugins else {cell.path().name for cell in cells if ":" not in cell.dataset}
     there = [
         file for file in options.out.glob("*/*/*/*/rate*-seed*-*.json") if file.name in names and all(file.with_suffix(s).exists() for s in _beside(options))
     ]
-    here = records.surroundings(pick_device(options.device)) if there else {"commit": ""}
+    device = pick_device(options.device)
+    here = records.surroundings(device) | {"bf16": has_bf16(device)} if there else {"commit": ""}
     if here["commit"].endswith("+"):  # files differ from it
         return []
 
@@ -369,7 +370,7 @@ def elsewhere(cells: list[Cell], options: Options) -> list[tuple[Cell, Path]]:
             made = records.read(file)["surroundings"]
         except (InputError, KeyError):
             return False
-        return all(made.get(key) == here[key] for key in ("device", "versions", "commit"))
+        return all(made.get(key) == here[key] for key in ("device", "bf16", "versions", "commit"))
 
     files = {file.name: file for file in there if same(file)}
     return [(cell, files[name]) for cell in cells if (name := cell.path().name) in files]

@@ -2,7 +2,7 @@
 
 Gao, Bai, Gu, Yang, Xia: "Backdoor Defense via Adaptively Splitting Poisoned Dataset", CVPR 2023, https://arxiv.org/abs/2303.12993.
 Released code: https://github.com/KuofengGao/ASD. Its first trusted images are picked with the poison flag; ours come from the clean reserve, as the
-paper has it, and stay in the trusted part beside what the splits choose.
+paper has it, and stay in the trusted part beside what the splits choose. Its losses are those of augmented images, ours of images as they are.
 """
 
 from __future__ import annotations

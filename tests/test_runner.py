@@ -89,6 +89,10 @@ def test_cells_that_benchmarks_share_run_once(grid, tmp_path, monkeypatch):
             patch.setattr(records, "commit", lambda commit=changed: commit)
             assert runner.elsewhere(cells, options) == [], "other code"
     with monkeypatch.context() as patch:
+        here = runner.has_bf16(torch.device("cpu"))
+        patch.setattr(runner, "has_bf16", lambda _: not here)
+        assert runner.elsewhere(cells, options) == [], "another precision"
+    with monkeypatch.context() as patch:
         patch.setattr(runner, "run_cell", lambda *_, **__: pytest.fail("trained again"))
         assert runner.run(other, cells, options, jobs=1) == [] == runner.missing(other, cells, options)
     copy, first = (records.read(tmp_path / one.name / one.cells("cbd")[0].path()) for one in (other, grid))
