@@ -416,7 +416,8 @@ def tsne(panels: Sequence[Panel]) -> Figure:
             both = torch.cat((clean, triggered)).numpy()
             places = TSNE(init="pca", perplexity=min(30, (len(both) - 1) / 3), random_state=0).fit_transform(both)
             here, there = places[: len(clean)], places[len(clean) :]
-            colours: Any = {"cmap": "tab20" if int(classes.max()) > 9 else "tab10", "vmin": 0, "vmax": int(classes.max())}
+            last = int(torch.cat((classes, true)).max())
+            colours: Any = {"cmap": "tab10" if last < 10 else "tab20" if last < 20 else "turbo", "vmin": 0, "vmax": last}
             ax.scatter(here[:, 0], here[:, 1], s=3, c=classes.numpy(), linewidths=0, **colours)
             ax.scatter(there[:, 0], there[:, 1], s=6, c=true.numpy(), edgecolors="black", linewidths=0.4, **colours)
             ax.set_title("\n".join(_wrapped(line, 32) for line in name.split("\n")), fontsize=7)

@@ -159,3 +159,7 @@ def test_tsne_draws_classes_and_edges():
     clean, triggered = used[0].collections
     assert triggered.get_array().tolist() == classes[:10].tolist() and clean.get_clim() == triggered.get_clim()
     plots.plt.close(figure)
+    figure = plots.tsne([("of 43", torch.randn(40, 4, generator=rng), torch.arange(40), torch.randn(3, 4, generator=rng), torch.tensor([0, 39, 42]))])
+    clean, triggered = figure.axes[0].collections
+    assert clean.get_clim() == triggered.get_clim() and len({tuple(colour) for colour in triggered.to_rgba(range(43))}) == 43, "a colour of its own for each class"
+    plots.plt.close(figure)
