@@ -161,5 +161,5 @@ def test_tsne_draws_classes_and_edges():
     plots.plt.close(figure)
     figure = plots.tsne([("of 43", torch.randn(40, 4, generator=rng), torch.arange(40), torch.randn(3, 4, generator=rng), torch.tensor([0, 39, 42]))])
     clean, triggered = figure.axes[0].collections
-    assert clean.get_clim() == triggered.get_clim() and len({tuple(colour) for colour in triggered.to_rgba(range(43))}) == 43, "a colour of its own for each class"
+    assert clean.get_clim() == triggered.get_clim() and len({tuple(colour) for colour in triggered.to_rgba(range(43))}) == 43, "each class its own"
     plots.plt.close(figure)
