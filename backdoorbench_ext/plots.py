@@ -251,7 +251,7 @@ def losses(records: Sequence[Record], suite: Suite, audited: bool = False) -> Fi
 
 def learning(records: Sequence[Record], suite: Suite) -> Figure:
     """CA and ASR of test images over the seconds of a training, as ``--audit`` logs them, a row an attack (and data set and rate), a colour a defense of
-    the first seed, a line a stage of it; a training that several share (MCCI's, looked at as AVG answers) is drawn once, as the first one's.
+    the first seed, a line a stage of it; a stage that several share (a victim; MCCI's training, looked at as AVG answers) is drawn once, as the first one's.
 
     Raises:
         InputError: no records, or none with these curves.
@@ -259,27 +259,32 @@ def learning(records: Sequence[Record], suite: Suite) -> Figure:
     _, names = _means(records, suite)
     first = min(r["spec"]["seed"] for r in records)
     looked = [r for r in records if r["spec"]["seed"] == first and any(name.endswith(", CA") for name in r["curves"])]
-    ranked = sorted(looked, key=lambda r: suite.defenses.index(r["cell"]["defense"]))
-    shown = [r for i, r in enumerate(ranked) if r["curves"] not in [earlier["curves"] for earlier in ranked[:i]]]
+
+    def place(record: Record) -> tuple[str, str, float]:
+        return record["cell"]["attack"], record["cell"]["dataset"], record["spec"]["rate"]
+
+    shown: dict[tuple[str, str, float], list[Any]] = {place(r): [] for r in looked}  # defense, stage, when it starts, how long it takes, its curves
+    for record in sorted(looked, key=lambda r: suite.defenses.index(r["cell"]["defense"])):
+        row, start = shown[place(record)], 0.0
+        for stage, seconds in record["time"]["stages"].items():
+            curves = [record["curves"].get(f"{stage}, {metric}", []) for metric in ("CA", "ASR")]
+            if curves[0] and (stage, curves) not in [(earlier[1], earlier[4]) for earlier in row]:
+                row.append((record["cell"]["defense"], stage, start, seconds, curves))
+            start += seconds
     if not shown:
         raise InputError(f"the records of {suite.name} hold no CA by epoch: bbx run {suite.name} --audit logs it, of cells that have no record yet")
-    rows = list(dict.fromkeys((r["cell"]["attack"], r["cell"]["dataset"], r["spec"]["rate"]) for r in looked))
-    defenses = [d for d in names if any(r["cell"]["defense"] == d for r in shown)]
+    defenses = [d for d in names if any(d == line[0] for row in shown.values() for line in row)]
     with plt.rc_context(STYLE):
-        size = (6.4, 1.7 * len(rows) + 0.3 + 0.17 * -(-len(defenses) // 3))
-        figure, axes = plt.subplots(len(rows), 2, figsize=size, sharey=True, sharex="row", squeeze=False, layout="constrained")
+        size = (6.4, 1.7 * len(shown) + 0.3 + 0.17 * -(-len(defenses) // 3))
+        figure, axes = plt.subplots(len(shown), 2, figsize=size, sharey=True, sharex="row", squeeze=False, layout="constrained")
         lines = {}
-        for record in shown:
-            row = axes[rows.index((record["cell"]["attack"], record["cell"]["dataset"], record["spec"]["rate"]))]
-            i, start = defenses.index(record["cell"]["defense"]), 0.0
-            for stage, seconds in record["time"]["stages"].items():
-                for ax, metric in zip(row, ("CA", "ASR"), strict=True):
-                    values = record["curves"].get(f"{stage}, {metric}", [])
+        for row, drawn in zip(axes, shown.values(), strict=True):
+            for defense, _, start, seconds, curves in drawn:
+                i = defenses.index(defense)
+                for ax, values in zip(row, curves, strict=True):
                     when = [start + seconds * (epoch + 1) / len(values) for epoch in range(len(values))]
-                    if values:
-                        lines[names[defenses[i]]] = ax.plot(when, values, MARKS[i % len(MARKS)] + "-", color=OKABE_ITO[i % len(OKABE_ITO)], lw=1, ms=2)[0]
-                start += seconds
-        for row, (attack, dataset, rate) in zip(axes, rows, strict=True):
+                    lines[names[defense]] = ax.plot(when, values, MARKS[i % len(MARKS)] + "-", color=OKABE_ITO[i % len(OKABE_ITO)], lw=1, ms=2)[0]
+        for row, (attack, dataset, rate) in zip(axes, shown, strict=True):
             for ax, metric in zip(row, ("ca", "asr"), strict=True):
                 ax.set_title(f"{ARROWS[metric][0]}   {attack}, {dataset}, {100 * rate:g} %", fontsize=7)
                 ax.set_ylim(-4, 104)

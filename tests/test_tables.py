@@ -60,6 +60,9 @@ def test_learning_puts_stages_one_after_the_other(tmp_path):
     ca, asr = plots.learning([RECORDS[2] | {"time": time, "curves": made["curves"]}, made, RECORDS[0] | {"curves": {}}], SUITE).axes
     assert [(list(line.get_xdata()), list(line.get_ydata())) for line in ca.lines] == [([1, 2], [10, 20]), ([6], [30])]
     assert [list(line.get_ydata()) for line in asr.lines] == [[90, 80], [5]]
+    repaired = RECORDS[2] | {"time": time, "curves": curves | {"after, CA": [40.0], "after, ASR": [6.0]}}  # the same victim, another repair
+    ca, _ = plots.learning([made, repaired], SUITE).axes
+    assert [(line.get_color(), list(line.get_ydata())) for line in ca.lines] == [("#000000", [10, 20]), ("#000000", [30]), ("#E69F00", [40])]
     with pytest.raises(InputError, match="--audit logs it"):
         plots.learning([RECORDS[0] | {"curves": {}}], SUITE)
 
