@@ -263,23 +263,23 @@ def learning(records: Sequence[Record], suite: Suite) -> Figure:
     def place(record: Record) -> tuple[str, str, float]:
         return record["cell"]["attack"], record["cell"]["dataset"], record["spec"]["rate"]
 
-    shown: dict[tuple[str, str, float], list[Any]] = {place(r): [] for r in looked}  # defense, stage, when it starts, how long it takes, its curves
+    shown: dict[tuple[str, str, float], dict[Any, tuple[str, float, float]]] = {place(r): {} for r in looked}  # curves: whose, when they start, how long
     for record in sorted(looked, key=lambda r: suite.defenses.index(r["cell"]["defense"])):
-        row, start = shown[place(record)], 0.0
+        start = 0.0
         for stage, seconds in record["time"]["stages"].items():
-            curves = [record["curves"].get(f"{stage}, {metric}", []) for metric in ("CA", "ASR")]
-            if curves[0] and (stage, curves) not in [(earlier[1], earlier[4]) for earlier in row]:
-                row.append((record["cell"]["defense"], stage, start, seconds, curves))
+            curves = tuple(tuple(record["curves"].get(f"{stage}, {metric}", ())) for metric in ("CA", "ASR"))
+            if curves[0]:
+                shown[place(record)].setdefault((stage, curves), (record["cell"]["defense"], start, seconds))
             start += seconds
     if not shown:
         raise InputError(f"the records of {suite.name} hold no CA by epoch: bbx run {suite.name} --audit logs it, of cells that have no record yet")
-    defenses = [d for d in names if any(d == line[0] for row in shown.values() for line in row)]
+    defenses = [d for d in names if any(d == whose for row in shown.values() for whose, *_ in row.values())]
     with plt.rc_context(STYLE):
         size = (6.4, 1.7 * len(shown) + 0.3 + 0.17 * -(-len(defenses) // 3))
         figure, axes = plt.subplots(len(shown), 2, figsize=size, sharey=True, sharex="row", squeeze=False, layout="constrained")
         lines = {}
         for row, drawn in zip(axes, shown.values(), strict=True):
-            for defense, _, start, seconds, curves in drawn:
+            for (_, curves), (defense, start, seconds) in drawn.items():
                 i = defenses.index(defense)
                 for ax, values in zip(row, curves, strict=True):
                     when = [start + seconds * (epoch + 1) / len(values) for epoch in range(len(values))]

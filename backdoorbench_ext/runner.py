@@ -360,8 +360,10 @@ def elsewhere(cells: list[Cell], options: Options) -> list[tuple[Cell, Path]]:
     there = [
         file for file in options.out.glob("*/*/*/*/rate*-seed*-*.json") if file.name in names and all(file.with_suffix(s).exists() for s in _beside(options))
     ]
+    if not there:
+        return []
     device = pick_device(options.device)
-    here = records.surroundings(device) | {"bf16": has_bf16(device)} if there else {"commit": ""}
+    here = records.surroundings(device) | {"bf16": has_bf16(device)}
     if here["commit"].endswith("+"):  # files differ from it
         return []
 
