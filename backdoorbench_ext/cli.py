@@ -243,7 +243,7 @@ def run(
     options = runner.Options(out=to, data=data, download=download, device=device, models=save_models, compile=compile, audit=audit, plugins=tuple(plugin))
     if compile and compile not in COMPILE:
         raise InputError(f"--compile must be one of {', '.join(COMPILE)}, not {compile!r}")
-    _run(grid, only, options, jobs, dry_run)
+    _run(grid, only, options, jobs, dry_run, own=not name)
 
 
 def _jobs(text: str, todo: list[suite.Cell], options: runner.Options) -> int | None:
@@ -259,8 +259,8 @@ def _jobs(text: str, todo: list[suite.Cell], options: runner.Options) -> int | N
     return count
 
 
-def _run(grid: Suite, only: str, options: runner.Options, jobs: str = "", dry_run: bool = False) -> None:
-    """What ``run`` and ``defend`` have in common."""
+def _run(grid: Suite, only: str, options: runner.Options, jobs: str = "", dry_run: bool = False, *, own: bool) -> None:
+    """What ``run`` and ``defend`` have in common; a grid of one's ``own`` adds all its axes to what ran under its name before."""
     to, cells = options.out, grid.cells(only)
     todo = runner.missing(grid, cells, options)
     taken = [cell.path() for cell, _ in runner.elsewhere(todo, options)]
@@ -271,8 +271,9 @@ def _run(grid: Suite, only: str, options: runner.Options, jobs: str = "", dry_ru
         for cell in rest:
             print(to / grid.name / cell.path())
         return
-    outcomes = runner.run(grid, cells, options, jobs=_jobs(jobs, rest, options), console=err)
-    folder = to / grid.name
+    folder, axes = to / grid.name, suite.AXES if own else ("rates", "seeds")
+    outcomes = runner.run(grid.joined(folder, axes), cells, options, jobs=_jobs(jobs, rest, options), console=err)
+    grid = grid.joined(folder, axes)  # again: another run may have added to it meanwhile
     found = _records(grid, folder)
     if found:
         grid.save(folder)
@@ -291,7 +292,7 @@ def _own_grid(dataset: str, attacks: str, defenses: str, protocol: str) -> Suite
     if protocol not in PROTOCOLS:
         raise registry.nearest(protocol, PROTOCOLS, "protocols")
     axes = [tuple(registry.split(text)) for text in (dataset, attacks, defenses)]
-    return Suite("own", PROTOCOLS[protocol], axes[0], axes[1], axes[2])
+    return Suite("own" if protocol == "cbd" else f"own-{protocol}", PROTOCOLS[protocol], axes[0], axes[1], axes[2])
 
 
 def _summary(found: list[records.Record], grid: Suite) -> Table:
@@ -316,7 +317,8 @@ def _grid(name: str, to: Path, scale: float | None = None) -> tuple[Suite, Path]
     if suite.is_results(str(to / name)) and name not in registry.modules("benchmarks"):
         name = str(to / name)  # a grid of one's own, by the name that it was run under
     grid = suite.load(name).changed(scale=scale)
-    return grid, Path(name) if suite.is_results(name) else to / grid.name
+    folder = Path(name) if suite.is_results(name) else to / grid.name
+    return grid.joined(folder), folder
 
 
 def _records(grid: Suite, folder: Path) -> list[records.Record]:
@@ -456,7 +458,7 @@ def defend(
     grid = commands.defending(folder, tuple(registry.split(defense)), dataset, PROTOCOLS[protocol], _numbers(seeds, int, "--seeds")).changed(epochs=epochs)
     options = runner.Options(out=to, data=data, download=download, device=device, models=True, plugins=tuple(plugin))
     try:
-        _run(grid, "", options, jobs)
+        _run(grid, "", options, jobs, own=True)
     finally:
         for file in commands.results(grid, grid.cells(), options):
             err.print(f"wrote {file}", highlight=False, markup=False, soft_wrap=True)

@@ -160,6 +160,8 @@ def scatter(records: Sequence[Record], suite: Suite) -> Figure:
                 ax.plot(own["ca"], own["asr"], MARKS[i % len(MARKS)], color=OKABE_ITO[i % len(OKABE_ITO)], ms=5, mew=0, alpha=0.85, label=name)
             ax.set_title(dataset, fontsize=8)
             ax.set_xlabel("CA, percent →")
+            low, high = ax.get_xlim()
+            ax.set_xlim(min(low, (low + high) / 2 - 5), max(high, (low + high) / 2 + 5))  # ten points at least: chance must not look like a difference
             ax.set_ylim(-4, 104)
         axes[0, 0].set_ylabel("← ASR, percent")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=7)

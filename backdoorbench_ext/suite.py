@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
@@ -16,6 +16,7 @@ from .files import write_whole
 from .protocols import Protocol, Recipe
 
 FILE = "suite.json"
+AXES = ("datasets", "attacks", "defenses", "rates", "seeds")
 
 
 def digest(spec: Mapping[str, Any]) -> str:
@@ -161,6 +162,16 @@ class Suite:
             own_rates={names[a]: rate for a, rate in self.own_rates.items()}, leave_out=tuple((names[a], names[b]) for a, b in self.leave_out),
             reported={(names.get(d, d), names.get(a, a), names.get(f, f), rate): value for (d, a, f, rate), value in self.reported.items()},
         )  # fmt: skip
+
+    def joined(self, folder: Path, axes: Sequence[str] = ("rates", "seeds")) -> Suite:
+        """With the values that the grid of ``folder`` has on ``axes``, if it is of the same protocol: what ran there before stays in the tables."""
+        if not (folder / FILE).exists():
+            return self
+        before = _read(folder / FILE)
+        if (before.protocol, before.own_rates) != (self.protocol, self.own_rates):
+            return self
+        both: dict[str, Any] = {axis: tuple(dict.fromkeys((*getattr(before, axis), *getattr(self, axis)))) for axis in axes}
+        return replace(self, **both)
 
     def save(self, folder: Path) -> None:
         """Write the grid and the protocol as ``suite.json``, so that tables and plots of a folder need no Python file."""

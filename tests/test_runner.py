@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import RULES, here
@@ -101,6 +102,26 @@ def test_cells_that_benchmarks_share_run_once(grid, tmp_path, monkeypatch):
     next(iter(found))[1].write_text("{")
     third = replace(grid, name="third", defenses=("cbd[t1_steps=1]",)).cells()
     assert [file.parts[-5] for _, file in runner.elsewhere(third, options)] == ["other"], "a damaged record is none, and hides none"
+
+
+def test_a_later_run_adds_to_the_tables_of_an_earlier_one(tmp_path, capsys):
+    """A grid of one's own on all axes, a benchmark's other seeds; under another protocol it is another grid."""
+
+    def bbx(*words):
+        assert here(*words, "--out", tmp_path) == 0
+        return capsys.readouterr().out
+
+    own = ("run", "--dataset", "digits[train=200,test=20]", "--model", "bbx_test", "--epochs", 1, "--jobs", 1, "--device", "cpu")
+    bbx(*own, "--attacks", "badnets", "--defenses", "none")
+    bbx(*own, "--attacks", "blend", "--defenses", "none", "--seeds", 1)
+    bbx(*own, "--attacks", "blend", "--defenses", "none", "--protocol", "mcci")
+    assert sorted(folder.name for folder in tmp_path.glob("own*")) == ["own-epochs1-bbx_test", "own-mcci-epochs1-bbx_test"]
+    table = pd.read_csv(io.StringIO(bbx("table", "own-epochs1-bbx_test", "--format", "csv")))
+    assert list(zip(table.attack, table.seed, strict=True)) == [("badnets", 0), ("blend", 1)]
+    grid = suite.load("demo")
+    replace(grid, seeds=(1, 2)).save(tmp_path / "demo")
+    cells = json.loads(bbx("status", "demo", "--json"))
+    assert len(cells) == 3 * len(grid.cells()) and any("seed2" in cell["cell"] for cell in cells)
 
 
 def test_a_picture_that_changed_behind_its_name(grid, tmp_path):
@@ -298,6 +319,7 @@ def test_nothing_lives_on_after_a_kill(tmp_path):
             time.sleep(0.05)
         below = descendants(process.pid)
     assert len(below) >= 2, "two workers"
+    until = time.monotonic() + 60  # anew: a busy machine may have needed most of it to start
     while any(map(alive, below)) and time.monotonic() < until:
         time.sleep(0.1)
     assert not [pid for pid in below if alive(pid)]
