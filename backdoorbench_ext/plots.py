@@ -259,6 +259,7 @@ def learning(records: Sequence[Record], suite: Suite) -> Figure:
         InputError: no records, or none with these curves.
     """
     _, names = _means(records, suite)
+    short = labels(*present(records, suite))
     first = min(r["spec"]["seed"] for r in records)
     looked = [r for r in records if r["spec"]["seed"] == first and any(name.endswith(", CA") for name in r["curves"])]
 
@@ -288,14 +289,14 @@ def learning(records: Sequence[Record], suite: Suite) -> Figure:
                     lines[names[defense]] = ax.plot(when, values, MARKS[i % len(MARKS)] + "-", color=OKABE_ITO[i % len(OKABE_ITO)], lw=1, ms=2)[0]
         for row, (attack, dataset, rate) in zip(axes, shown, strict=True):
             for ax, metric in zip(row, ("ca", "asr"), strict=True):
-                ax.set_title(f"{ARROWS[metric][0]}   {attack}, {dataset}, {100 * rate:g} %", fontsize=7)
+                ax.set_title(f"{ARROWS[metric][0]}   {short[attack]}, {dataset}, {100 * rate:g} %", fontsize=7)
                 ax.set_ylim(-4, 104)
                 ax.grid(lw=0.3)
             row[0].set_ylabel("percent")
         for ax in axes[-1]:
             ax.set_xlabel("seconds of training")
         figure.legend(lines.values(), lines, loc="outside upper center", ncols=3, frameon=False, fontsize=7)
-        _explain(figure, {d: names[d] for d in defenses})
+        _explain(figure, {d: names[d] for d in defenses}, {attack: short[attack] for attack, *_ in shown})
     return figure
 
 
