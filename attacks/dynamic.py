@@ -54,10 +54,10 @@ class Dynamic(Attack):
             given = torch.cat((torch.full_like(y[:n], target), y[n:]))
             return F.cross_entropy(logits, given) + self.lambda_div * diversity(x[: 2 * n], own.pattern(x[: 2 * n]))
 
-        engine.fit(own.masks, train, name="masks", epochs=self.mask_epochs, loss=mask_loss, recipe=recipe, fixed=True)
+        engine.fit(own.masks, train, name="masks", epochs=self.mask_epochs, loss=mask_loss, recipe=recipe)
         own.masks.requires_grad_(False)
         classifier = engine.new_model()
-        engine.fit(nn.ModuleList((classifier, own.patterns)), train, name="generator", epochs=self.epochs, loss=joint_loss, recipe=recipe, fixed=True)
+        engine.fit(nn.ModuleList((classifier, own.patterns)), train, name="generator", epochs=self.epochs, loss=joint_loss, recipe=recipe)
         return own.state_dict()
 
     def trigger(self, x: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ from .files import once, write_whole
 from .models import Net
 from .protocols import Protocol as Rules
 from .protocols import Recipe
-from .replay import Replayed
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Item = TypeVar("Item")
@@ -32,8 +31,6 @@ Progress = Callable[[str, int, int], None]  # (what, how many done, how many in 
 
 
 SAVING = 0.05  # the share of a training's time that may go into saving its state
-REPLAYING = frozenset({"cuda"})  # kinds of devices on which steps are recorded and replayed
-WORTH_RECORDING = 100  # steps that a training has at least if one of them is recorded to be replayed
 
 
 class Stateful(Protocol):
@@ -177,7 +174,6 @@ class Engine:
     ) -> None:  # fmt: skip
         self.rules, self.classes, self.seed = rules, train.classes, seed
         self.device, self.bf16 = torch.device(device), has_bf16(torch.device(device))
-        self.replays = self.device.type in REPLAYING
         self.log_book = Log()
         self.probes: dict[str, nn.Module | Callable[[Tensor], nn.Module]] = {}
         self.rng = torch.Generator().manual_seed(seed)
@@ -307,7 +303,7 @@ class Engine:
     def fit(
         self, net: nn.Module, images: Images, *, name: str = "train", epochs: int | None = None, steps: int | None = None,
         loss: Loss = cross_entropy, recipe: Recipe | None = None, beside: tuple[Stateful, ...] = (), answers: Callable[[Tensor], nn.Module] | None = None,
-        augmented: bool = True, fixed: bool = False,
+        augmented: bool = True,
     ) -> nn.Module:  # fmt: skip
         """Train ``net`` in place and return it in eval mode.
 
@@ -320,8 +316,6 @@ class Engine:
             answers: the network that an audit measures in place of ``net``, where that is not what will answer in the end; given
                 100 clean test images, float (n, 3, h, w).
             augmented: by the protocol's rules; otherwise images are taken as they are.
-            fixed: ``loss`` does the same work in every step, waits for nothing and draws no chance on the CPU: then a GPU replays the step as a CUDA
-                graph (``Replayed``). Plain training is.
 
         Raises:
             Diverged: the loss was not finite.
@@ -336,25 +330,17 @@ class Engine:
         done = self._restore(file, parts)
         net.train()
         forward: Any = torch.compile(net, mode=self.compile) if self.compile and loss is cross_entropy else net
-        sum_of_losses = torch.zeros((), device=self.device)
-
-        def run(x: Tensor, y: Tensor) -> None:
-            optimizer.zero_grad(set_to_none=True)
-            with self.autocast():
-                value = loss(forward, x, y)
-            value.backward()
-            optimizer.step()
-            sum_of_losses.add_(value.detach())
-
-        replayed = self.replays and forward is net and (fixed or (loss is cross_entropy and isinstance(net, Net))) and total - done >= WORTH_RECORDING
-        step, lr = (Replayed(run), torch.zeros((), device=self.device)) if replayed else (run, None)
         while done < total:
-            start, before = time.perf_counter(), done
-            sum_of_losses.zero_()
+            start, sum_of_losses, before = time.perf_counter(), torch.zeros((), device=self.device), done
             for x, y in self.batches(images, recipe.batch_size, augmented=augmented):
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.lr_at(done / total) if lr is None else lr.fill_(recipe.lr_at(done / total))
-                step(x, y)
+                    group["lr"] = recipe.lr_at(done / total)
+                optimizer.zero_grad(set_to_none=True)
+                with self.autocast():
+                    value = loss(forward, x, y)
+                value.backward()
+                optimizer.step()
+                sum_of_losses += value.detach()
                 done += 1
                 self.log_book.images += len(y)
                 if done == total:
@@ -464,10 +450,10 @@ class Engine:
     def _optimizer(self, net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         trained = [p for p in net.parameters() if p.requires_grad]
         if recipe.optimizer == "adadelta":
-            return torch.optim.Adadelta(trained, recipe.lr, weight_decay=recipe.weight_decay, capturable=self.replays)
+            return torch.optim.Adadelta(trained, recipe.lr, weight_decay=recipe.weight_decay)
         if recipe.optimizer in ("adam", "adamw"):
             kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-            return kind(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=True, capturable=self.replays)
+            return kind(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
         return torch.optim.SGD(trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True)
 
     def _save(self, file: Path, parts: tuple[Stateful, ...], done: int) -> None:

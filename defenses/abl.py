@@ -59,7 +59,7 @@ class ABL(Defense):
             return (flooding if released else local_gradient_ascent)(losses, self.gamma)
 
         constant = replace(rules, schedule="constant")
-        engine.fit(net, train, name="isolation", epochs=self.isolation_epochs, loss=held, recipe=constant, augmented=False, fixed=True)
+        engine.fit(net, train, name="isolation", epochs=self.isolation_epochs, loss=held, recipe=constant, augmented=False)
         low = isolate(F.cross_entropy(engine.predict(net, train), train.y, reduction="none"), self.isolated)
         rest = torch.ones(len(train), dtype=torch.bool, device=low.device)
         rest[low] = False

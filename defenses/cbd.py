@@ -57,7 +57,7 @@ class CBD(Defense):
         engine.probe("f_B", biased)
         clean = engine.new_model()
         critic = discriminator(2 * clean.num_features, released).to(engine.device)
-        critic_step = torch.optim.Adam(critic.parameters(), self.critic_lr, capturable=engine.replays)
+        critic_step = torch.optim.Adam(critic.parameters(), self.critic_lr)
 
         def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             r, z = biased.features(x), clean.features(x)
@@ -71,7 +71,7 @@ class CBD(Defense):
             total = (w * ce_clean).mean() + beta * z.float().square().sum(1).mean()
             return total + adversarial * dependence(critic, z, r, shuffled) if adversarial else total
 
-        return engine.fit(clean, train, name="f_C", loss=loss, beside=(critic, critic_step), fixed=True)
+        return engine.fit(clean, train, name="f_C", loss=loss, beside=(critic, critic_step))
 
 
 def weights(ce_biased: Tensor, ce_clean: Tensor, normalised: bool = False) -> Tensor:

@@ -61,7 +61,7 @@ class MCCI(Defense):
         def answers(x: Tensor) -> nn.Module:
             return net.sfrn if alone else MindControl(net, ain_sees=net.spectrum(x).mean(0, keepdim=True))
 
-        return engine.fit(engine.move(net), train, name="SFRN + AIN", recipe=recipe, answers=answers, fixed=True)
+        return engine.fit(engine.move(net), train, name="SFRN + AIN", recipe=recipe, answers=answers)
 
     def finish(self, net: nn.Module, engine: Engine) -> nn.Module:
         assert isinstance(net, TwoPaths)
