@@ -1,0 +1,45 @@
+"""What a change of the code's structure must leave as it was: the names of records, and the bits."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import bits
+import pytest
+
+from backdoorbench_ext import suite
+from backdoorbench_ext.suite import Cell, digest
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+@pytest.mark.skipif(not RESULTS.is_dir(), reason="not a checkout: no committed records")
+def test_every_committed_record_keeps_its_name():
+    """Today's code would write the same spec, and so look for the record where it lies."""
+    seen = 0
+    for file in sorted(RESULTS.glob("*/suite.json")):
+        grid = suite.load(str(file.parent))
+        for path in sorted(file.parent.rglob("rate*-seed*-*.json")):
+            record = json.loads(path.read_text())
+            spec, named = record["spec"], record["cell"]
+            cell = Cell(**named, rate=spec["rate"], seed=spec["seed"], protocol=grid.protocol)
+            assert file.parent / cell.path() == path
+            assert path.stem.endswith(digest(spec))
+            seen += 1
+    assert seen > 200
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [("attacks", "defenses"), pytest.param(("demo",), marks=pytest.mark.slow)],
+    ids=["methods", "demo"],
+)
+def test_bits(kinds):
+    """One thread, float32, kernels that do not depend on the CPU: the same weights as ever."""
+    kept = json.loads(bits.FILE.read_text()).get(bits.place())
+    if kept is None:
+        pytest.skip(f"no digests of {bits.place()}: python tests/bits.py {' '.join(bits.KINDS)} --write")
+    words = [sys.executable, bits.__file__, *kinds]
+    found = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
+    assert found and {name: kept.get(name) for name in found} == found
