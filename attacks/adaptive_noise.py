@@ -1,7 +1,9 @@
-"""CBD's adaptive attack: noise on the poisoned training images that makes them hard to learn early, when f_B should learn them.
+"""CBD's adaptive attack: noise on the poisoned training images that makes them hard to learn early,
+when f_B should learn them.
 
-Zhang et al.: "Backdoor Defense via Deconfounded Representation Learning", CVPR 2023, section 5.3 and algorithm 2, https://arxiv.org/abs/2303.06818.
-Algorithm 2 runs over all poisoned images after every batch; here after every epoch, as its "10 epochs" and cost suggest. Equation 10 has the
+Zhang et al.: "Backdoor Defense via Deconfounded Representation Learning", CVPR 2023, section 5.3
+and algorithm 2, https://arxiv.org/abs/2303.06818. Algorithm 2 runs over all poisoned images after
+every batch; here after every epoch, as its "10 epochs" and cost suggest. Equation 10 has the
 gradient where PGD, which it cites, has its sign; with steps of 0.002 only the sign moves pixels.
 """
 
@@ -20,7 +22,9 @@ from backdoorbench_ext.wrapping import WrappedAttack
 
 @dataclass(frozen=True)
 class AdaptiveNoise(WrappedAttack):
-    """The base's trigger; in training with noise that raises the loss of a network trained on the poisoned set meanwhile."""
+    """The base's trigger; in training with noise that raises the loss of a network trained on the
+    poisoned set meanwhile.
+    """
 
     eps: float = option(8.0, "bound of the noise, on the scale of 0 to 255", low=0, high=255)
     alpha: float = option(0.002, "length of its steps, on the scale of 0 to 1", low=0, high=1)
@@ -30,14 +34,28 @@ class AdaptiveNoise(WrappedAttack):
     def refine(self, train: Images, poisoned: Poisoned, engine: Engine) -> Tensor:
         bad = poisoned.mask.nonzero().flatten()
         start = engine.to_float(poisoned.x[bad])
-        x, seen, net = start, poisoned.observed(), engine.new_model()
+        x = start
+        seen = poisoned.observed()
+        net = engine.new_model()
         recipe = replace(engine.rules.recipe, schedule="constant")
         for epoch in range(1, self.epochs + 1):
             engine.fit(net, seen, name=f"adaptive noise, epoch {epoch}", epochs=1, recipe=recipe)
             moved = []
-            for part, origin, y in zip(x.split(500), start.split(500), poisoned.y[bad].split(500), strict=True):
+            for part, origin, y in zip(
+                x.split(500), start.split(500), poisoned.y[bad].split(500), strict=True
+            ):
                 with engine.autocast():
-                    moved.append(pgd(net, part, y, eps=self.eps / 255, step=self.alpha, steps=range(self.m), around=origin))
+                    moved.append(
+                        pgd(
+                            net,
+                            part,
+                            y,
+                            eps=self.eps / 255,
+                            step=self.alpha,
+                            steps=range(self.m),
+                            around=origin,
+                        )
+                    )
             x = torch.cat(moved)
             pixels = seen.x.clone()
             pixels[bad] = to_uint8(x)

@@ -1,8 +1,9 @@
 """BadNets: a small patch in the lower right corner of the image.
 
-Gu, Dolan-Gavitt, Garg: "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain", 2017,
-https://arxiv.org/abs/1708.06733. CBD's release writes an asymmetric, coloured checkerboard, MCCI's four white corner pixels,
-BackdoorBench and BackdoorBox a white square (``pattern=white``).
+Gu, Dolan-Gavitt, Garg: "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply
+Chain", 2017, https://arxiv.org/abs/1708.06733. CBD's release writes an asymmetric, coloured
+checkerboard, MCCI's four white corner pixels, BackdoorBench and BackdoorBox a white square
+(``pattern=white``).
 """
 
 from __future__ import annotations
@@ -33,9 +34,16 @@ class BadNets(Attack):
     pattern: str = option("checkerboard", "what the patch shows", choices=("checkerboard", "white"))
 
     def trigger(self, x: Tensor) -> Tensor:
-        h, w = x.shape[-2] - self.margin, x.shape[-1] - self.margin
+        h = x.shape[-2] - self.margin
+        w = x.shape[-1] - self.margin
         if min(h, w) < self.size:
-            raise InputError(f"size {self.size} and margin {self.margin} do not fit into {x.shape[-2]}x{x.shape[-1]} pixels")
-        out, white = x.clone(), 1 if x.is_floating_point() else 255
-        out[..., h - self.size : h, w - self.size : w] = white * checkerboard(self.size).to(x) if self.pattern == "checkerboard" else white
+            raise InputError(
+                f"size {self.size} and margin {self.margin} do not fit into "
+                f"{x.shape[-2]}x{x.shape[-1]} pixels"
+            )
+        out = x.clone()
+        white = 1 if x.is_floating_point() else 255
+        out[..., h - self.size : h, w - self.size : w] = (
+            white * checkerboard(self.size).to(x) if self.pattern == "checkerboard" else white
+        )
         return out

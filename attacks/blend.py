@@ -1,8 +1,9 @@
 """Blend: one fixed picture mixed into the whole image.
 
-Chen, Liu, Li, Lu, Song: "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", 2017,
-https://arxiv.org/abs/1712.05526. The pattern is the paper's random one; the releases differ: CBD's draws new noise for every
-image (then there is no fixed trigger), MCCI's and BackdoorBench's blend a cartoon at 0.2 (``pattern=FILE, alpha=0.2``).
+Chen, Liu, Li, Lu, Song: "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning",
+2017, https://arxiv.org/abs/1712.05526. The pattern is the paper's random one; the releases differ:
+CBD's draws new noise for every image (then there is no fixed trigger), MCCI's and BackdoorBench's
+blend a cartoon at 0.2 (``pattern=FILE, alpha=0.2``).
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ def picture(pattern: str, seed: int, h: int, w: int) -> Tensor:
     image = cv2.imread(str(Path(pattern).expanduser()), cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise InputError(f"pattern {pattern}: no such file, or no image")
-    return torch.from_numpy(cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)).permute(2, 0, 1).float() / 255
+    return (
+        torch.from_numpy(cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA))
+        .permute(2, 0, 1)
+        .float()
+        / 255
+    )
 
 
 @dataclass(frozen=True)
@@ -34,9 +40,13 @@ class Blend(Attack):
     """(1 - alpha) * image + alpha * picture."""
 
     alpha: float = option(0.1, "share of the picture in the mixture", low=0, high=1)
-    pattern: str = option("random", '"random" for uniform noise, or the file of an image, resized to fit')
+    pattern: str = option(
+        "random", '"random" for uniform noise, or the file of an image, resized to fit'
+    )
     seed: int = option(0, "of the random pattern", low=0)
 
     def trigger(self, x: Tensor) -> Tensor:
-        mixed: Tensor = torch.lerp(x, picture(self.pattern, self.seed, *x.shape[-2:]).to(x), self.alpha)
+        mixed: Tensor = torch.lerp(
+            x, picture(self.pattern, self.seed, *x.shape[-2:]).to(x), self.alpha
+        )
         return mixed

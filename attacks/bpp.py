@@ -1,8 +1,10 @@
 """BppAttack: fewer colours.
 
-Wang, Zhai, Ma: "BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via Image Quantization and Contrastive Adversarial
-Learning", CVPR 2022, https://arxiv.org/abs/2205.13383. The paper dithers and controls the training; here, as for every attack, a fixed part of the
-training set is poisoned. Negative samples, which make the network heed this quantisation only, are images with another image's rounding errors.
+Wang, Zhai, Ma: "BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via
+Image Quantization and Contrastive Adversarial Learning", CVPR 2022,
+https://arxiv.org/abs/2205.13383. The paper dithers and controls the training; here, as for every
+attack, a fixed part of the training set is poisoned. Negative samples, which make the network heed
+this quantisation only, are images with another image's rounding errors.
 """
 
 from __future__ import annotations
@@ -18,11 +20,18 @@ from backdoorbench_ext.api import Attack, option
 
 @dataclass(frozen=True)
 class Bpp(Attack):
-    """Each channel is rounded to ``levels`` values from 0 to 255, with Floyd-Steinberg dithering or without."""
+    """Each channel is rounded to ``levels`` values from 0 to 255, with Floyd-Steinberg dithering or
+    without.
+    """
 
     levels: int = option(8, "values that a channel keeps", low=2, high=255)
-    dithering: bool = option(False, "spread the rounding errors over the neighbours, as the paper does; BackdoorBench does not")
-    negative: float = option(1.0, "negative samples, which keep their label, for each poisoned one", low=0, high=9)
+    dithering: bool = option(
+        False,
+        "spread the rounding errors over the neighbours, as the paper does; BackdoorBench does not",
+    )
+    negative: float = option(
+        1.0, "negative samples, which keep their label, for each poisoned one", low=0, high=9
+    )
 
     @property
     def covers(self) -> float:
@@ -38,7 +47,9 @@ class Bpp(Attack):
 
 
 def floyd_steinberg(x: Tensor, top: int) -> Tensor:
-    """Round to multiples of 1 / top pixel by pixel, 7/16, 3/16, 5/16 and 1/16 of each error going right, lower left, down and lower right."""
+    """Round to multiples of 1 / top pixel by pixel, 7/16, 3/16, 5/16 and 1/16 of each error going
+    right, lower left, down and lower right.
+    """
     h, w = x.shape[-2:]
     out = F.pad(x, (1, 1, 0, 1))
     for i in range(h):

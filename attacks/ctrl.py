@@ -1,8 +1,11 @@
-"""CTRL: FTrojan's colour waves, stronger at test time, on images of the target class, whose labels stay.
+"""CTRL: FTrojan's colour waves, stronger at test time, on images of the target class, whose labels
+stay.
 
-Li, Pang, Xi, Du, Ji, Yao, Wang: "An Embarrassingly Simple Backdoor Attack on Self-supervised Learning", ICCV 2023,
-https://arxiv.org/abs/2210.07346. Made for contrastive learning, where the augmentations of one image, trigger included, must agree; ordinary training
-has less reason to learn it. Magnitude 50 in training and 100 at test time are the release's; BackdoorBench has 5 % of all images poisoned.
+Li, Pang, Xi, Du, Ji, Yao, Wang: "An Embarrassingly Simple Backdoor Attack on Self-supervised
+Learning", ICCV 2023, https://arxiv.org/abs/2210.07346. Made for contrastive learning, where the
+augmentations of one image, trigger included, must agree; ordinary training has less reason to learn
+it. Magnitude 50 in training and 100 at test time are the release's; BackdoorBench has 5 % of all
+images poisoned.
 """
 
 from __future__ import annotations
@@ -19,10 +22,16 @@ from .ftrojan import colour_waves
 
 @dataclass(frozen=True)
 class CTRL(Attack):
-    """Adds a magnitude to the coefficients (15, 15) and (31, 31) of Cr and Cb in each window of the orthonormal DCT, and clips."""
+    """Adds a magnitude to the coefficients (15, 15) and (31, 31) of Cr and Cb in each window of the
+    orthonormal DCT, and clips.
+    """
 
     label_mode: str = labels("clean-label")
-    train_magnitude: float = option(50.0, "added to each coefficient of poisoned training images, pixels on the scale of 0 to 255", low=0)
+    train_magnitude: float = option(
+        50.0,
+        "added to each coefficient of poisoned training images, pixels on the scale of 0 to 255",
+        low=0,
+    )
     magnitude: float = option(100.0, "the same at test time", low=0)
     window: int = option(32, "side of the windows that are transformed, in pixels", low=1)
     low: int = option(15, "the middle frequency: row and column", low=0)
@@ -35,4 +44,9 @@ class CTRL(Attack):
         return to_uint8(self.add(train.x[poisoned.mask].float() / 255, self.train_magnitude))
 
     def add(self, x: Tensor, magnitude: float) -> Tensor:
-        return (x + colour_waves(x.shape[-2], x.shape[-1], self.window, (self.low, self.high), magnitude).to(x)).clamp_(0, 1)
+        return (
+            x
+            + colour_waves(
+                x.shape[-2], x.shape[-1], self.window, (self.low, self.high), magnitude
+            ).to(x)
+        ).clamp_(0, 1)

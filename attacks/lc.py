@@ -1,7 +1,9 @@
-"""LC: images of the target class are made hard to recognise, so that the network holds on to the trigger; labels stay.
+"""LC: images of the target class are made hard to recognise, so that the network holds on to the
+trigger; labels stay.
 
-Turner, Tsipras, Madry: "Label-Consistent Backdoor Attacks", 2019, https://arxiv.org/abs/1912.02771. Defaults are BackdoorBox's, which MCCI follows:
-eps 8/255, 100 steps of 1.5/255, no random start; its poisoned share is 25 % of the target class. MCCI's release perturbs against a network that was
+Turner, Tsipras, Madry: "Label-Consistent Backdoor Attacks", 2019, https://arxiv.org/abs/1912.02771.
+Defaults are BackdoorBox's, which MCCI follows: eps 8/255, 100 steps of 1.5/255, no random start;
+its poisoned share is 25 % of the target class. MCCI's release perturbs against a network that was
 never trained; BackdoorBench ships the perturbed images as a file.
 """
 
@@ -23,32 +25,46 @@ from .badnets import checkerboard
 
 @dataclass(frozen=True)
 class LabelConsistent(Attack):
-    """Checkerboards in all four corners; training images are first perturbed against a network trained on clean images."""
+    """Checkerboards in all four corners; training images are first perturbed against a network
+    trained on clean images.
+    """
 
     label_mode: str = labels("clean-label")
     size: int = option(3, "side of each patch in pixels", low=1)
-    amplitude: float = option(1.0, "share of the patch in the mixture with the image", low=0, high=1)
+    amplitude: float = option(
+        1.0, "share of the patch in the mixture with the image", low=0, high=1
+    )
     eps: float = option(8.0, "bound of the perturbation, on the scale of 0 to 255", low=0, high=255)
     step: float = option(1.5, "length of its steps, on the same scale", low=0, high=255)
     steps: int = option(100, "their number", low=0)
-    adversarial: bool = option(False, "perturb against an adversarially trained network (7 steps), as the paper does for its best results")
+    adversarial: bool = option(
+        False,
+        "perturb against an adversarially trained network (7 steps), as the paper does for its "
+        "best results",
+    )
 
     def check(self, x: Tensor) -> None:
         if 2 * self.size > min(x.shape[-2:]):
-            raise InputError(f"size {self.size} must lie in [1, {min(x.shape[-2:]) // 2}] for {x.shape[-1]}x{x.shape[-2]} pixels")
+            raise InputError(
+                f"size {self.size} must lie in [1, {min(x.shape[-2:]) // 2}] for "
+                f"{x.shape[-1]}x{x.shape[-2]} pixels"
+            )
 
     def fit(self, train: Images, engine: Engine) -> Mapping[str, Tensor]:
         if not self.adversarial:
             return engine.victim().state_dict()
 
         def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            hard = pgd(net.eval(), x, y, eps=self.eps / 255, step=self.eps / 255 / 4, steps=range(7))
+            hard = pgd(
+                net.eval(), x, y, eps=self.eps / 255, step=self.eps / 255 / 4, steps=range(7)
+            )
             return F.cross_entropy(net.train()(hard), y)
 
         return engine.fit(engine.new_model(), train, loss=loss, name="robust network").state_dict()
 
     def trigger(self, x: Tensor) -> Tensor:
-        patch, out = checkerboard(self.size).to(x), x.clone()
+        patch = checkerboard(self.size).to(x)
+        out = x.clone()
         for rows in (slice(0, self.size), slice(-self.size, None)):
             for cols in (slice(0, self.size), slice(-self.size, None)):
                 out[..., rows, cols] = torch.lerp(x[..., rows, cols], patch, self.amplitude)
@@ -60,8 +76,17 @@ class LabelConsistent(Attack):
         made = []
         parts = poisoned.mask.nonzero().flatten().split(500)
         for part, index in enumerate(parts, 1):
-            steps = engine.track(range(self.steps), f"perturbation, part {part} of {len(parts)}, steps")
+            steps = engine.track(
+                range(self.steps), f"perturbation, part {part} of {len(parts)}, steps"
+            )
             with engine.autocast():
-                x = pgd(net, engine.to_float(train.x[index]), poisoned.true[index], eps=self.eps / 255, step=self.step / 255, steps=steps)
+                x = pgd(
+                    net,
+                    engine.to_float(train.x[index]),
+                    poisoned.true[index],
+                    eps=self.eps / 255,
+                    step=self.step / 255,
+                    steps=steps,
+                )
             made.append(to_uint8(self.trigger(x)))
         return torch.cat(made)

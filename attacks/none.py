@@ -1,4 +1,6 @@
-"""No attack: the training set as it is. ASR is then how often the clean test images of other classes are taken for the target."""
+"""No attack: the training set as it is. ASR is then how often the clean test images of other
+classes are taken for the target.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """SIG: a horizontal sinusoidal signal laid over images of the target class, whose labels stay.
 
-Barni, Kallas, Tondi: "A New Backdoor Attack in CNNs by Training Set Corruption Without Label Poisoning", ICIP 2019,
-https://arxiv.org/abs/1902.11237, equation (1). Their delta is 20 for traffic signs and 40 for digits, BackdoorBench's 40. CBD's release writes
-0.1 image + 0.9 signal instead, which erases the image, and lets negative values wrap around to bright pixels.
+Barni, Kallas, Tondi: "A New Backdoor Attack in CNNs by Training Set Corruption Without Label
+Poisoning", ICIP 2019, https://arxiv.org/abs/1902.11237, equation (1). Their delta is 20 for traffic
+signs and 40 for digits, BackdoorBench's 40. CBD's release writes 0.1 image + 0.9 signal instead,
+which erases the image, and lets negative values wrap around to bright pixels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""Smooth: a low-frequency trigger, optimised together with a network that is being poisoned with it; made against MCCI.
+"""Smooth: a low-frequency trigger, optimised together with a network that is being poisoned with
+it; made against MCCI.
 
-Hu et al.: "Mind Control through Causal Inference", ICLR 2025, appendix O and equation 11, https://openreview.net/forum?id=ho4mNiwr2n, after Zeng et al. 2021,
-https://arxiv.org/abs/2104.03413. The paper gives neither the filter nor a bound of the pattern: both options' defaults are ours.
+Hu et al.: "Mind Control through Causal Inference", ICLR 2025, appendix O and equation 11,
+https://openreview.net/forum?id=ho4mNiwr2n, after Zeng et al. 2021,
+https://arxiv.org/abs/2104.03413. The paper gives neither the filter nor a bound of the pattern:
+both options' defaults are ours.
 """
 
 from __future__ import annotations
@@ -21,11 +24,14 @@ from .blurred import low_pass
 
 @dataclass(frozen=True)
 class Smooth(Attack):
-    """Adds t * g, clips. t and the network, which starts from one trained on clean images, descend the same loss: clean images and
-    triggered ones to the target, so that t is what the network takes up most easily.
+    """Adds t * g, clips. t and the network, which starts from one trained on clean images, descend
+    the same loss: clean images and triggered ones to the target, so that t is what the network
+    takes up most easily.
     """
 
-    eps: float = option(16.0, "largest absolute change of a channel, on the scale of 0 to 255", low=0, high=255)
+    eps: float = option(
+        16.0, "largest absolute change of a channel, on the scale of 0 to 255", low=0, high=255
+    )
     size: int = option(9, "side of the Gaussian low-pass filter g in pixels, odd", low=3)
     share: float = option(0.1, "share of a batch that is triggered", low=0.01, high=1)
     epochs: int = option(10, "of the optimisation", low=1, length=True)
@@ -37,12 +43,23 @@ class Smooth(Attack):
 
     def check(self, x: Tensor) -> None:
         if self.size // 2 >= min(x.shape[-2:]):
-            raise InputError(f"size {self.size} must lie in [3, {2 * min(x.shape[-2:]) - 1}] for {x.shape[-1]}x{x.shape[-2]} pixels")
+            raise InputError(
+                f"size {self.size} must lie in [3, {2 * min(x.shape[-2:]) - 1}] for "
+                f"{x.shape[-1]}x{x.shape[-2]} pixels"
+            )
 
     def fit(self, train: Images, engine: Engine) -> Mapping[str, Tensor]:
         net = engine.victim()
-        pattern = nn.ParameterList([nn.Parameter(0.1 * torch.randn(1, *train.x.shape[1:], generator=engine.rng).to(engine.device))])
-        recipe = replace(engine.rules.recipe, optimizer="adam", lr=1e-3, schedule="cosine", weight_decay=0.0)
+        pattern = nn.ParameterList(
+            [
+                nn.Parameter(
+                    0.1 * torch.randn(1, *train.x.shape[1:], generator=engine.rng).to(engine.device)
+                )
+            ]
+        )
+        recipe = replace(
+            engine.rules.recipe, optimizer="adam", lr=1e-3, schedule="cosine", weight_decay=0.0
+        )
 
         def loss(both: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             n = max(1, round(self.share * len(x)))
@@ -50,11 +67,18 @@ class Smooth(Attack):
             given = torch.cat((torch.full_like(y[:n], engine.rules.target), y[n:]))
             return F.cross_entropy(net(torch.cat((triggered, x[n:]))), given)
 
-        engine.fit(nn.ModuleList((net, pattern)), train, name="smooth trigger", epochs=self.epochs, loss=loss, recipe=recipe)
+        engine.fit(
+            nn.ModuleList((net, pattern)),
+            train,
+            name="smooth trigger",
+            epochs=self.epochs,
+            loss=loss,
+            recipe=recipe,
+        )
         return {"pattern": self.smooth(pattern[0]).detach()}
 
     def smooth(self, t: Tensor) -> Tensor:
-        """t * g within the bound; t is in units of ten times the bound, which suits Adam's steps."""
+        """t * g within the bound; t is in tenths of the bound, which suits Adam's steps."""
         filtered = low_pass(t.float(), "gaussian", self.size) * (10 * self.eps / 255)
         return filtered * (self.eps / 255 / filtered.abs().max().clamp_min(1e-12)).clamp_max(1)
 

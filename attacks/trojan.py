@@ -1,8 +1,9 @@
 """Trojan: a small patch that was optimised to excite one neuron of a trained network.
 
-Liu, Ma, Aafer, Lee, Zhai, Wang, Zhang: "Trojaning Attack on Neural Networks", NDSS 2018, https://doi.org/10.14722/ndss.2018.23291. As CBD and ABL use it, the
-patch then poisons a training set. Their releases ship a patch of 3x3 pixels at rows and columns 25 to 27 of 32, made elsewhere, and add it with 8-bit overflow;
-ours, of that size and place, replaces the pixels.
+Liu, Ma, Aafer, Lee, Zhai, Wang, Zhang: "Trojaning Attack on Neural Networks", NDSS 2018,
+https://doi.org/10.14722/ndss.2018.23291. As CBD and ABL use it, the patch then poisons a training
+set. Their releases ship a patch of 3x3 pixels at rows and columns 25 to 27 of 32, made elsewhere,
+and add it with 8-bit overflow; ours, of that size and place, replaces the pixels.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ from .blend import picture
 
 @dataclass(frozen=True)
 class Trojan(Attack):
-    """The patch is found by gradient ascent on the mean output, over 64 training images, of the last hidden layer's neurons with the largest
-    weights to the classes. The paper has it on an otherwise black image, where a neuron behind a ReLU may be dead.
+    """The patch is found by gradient ascent on the mean output, over 64 training images, of the
+    last hidden layer's neurons with the largest weights to the classes. The paper has it on an
+    otherwise black image, where a neuron behind a ReLU may be dead.
     """
 
     size: int = option(3, "side of the patch in pixels", low=1)
     margin: int = option(4, "pixels between the patch and the lower right corner", low=0)
     neurons: int = option(1, "how many neurons are excited", low=1)
     steps: int = option(200, "of Adam, learning rate 0.1", low=1)
-    pattern: str = option("", "the file of an image to take as the patch, resized to fit; then nothing is trained")
+    pattern: str = option(
+        "", "the file of an image to take as the patch, resized to fit; then nothing is trained"
+    )
 
     @property
     def learns(self) -> bool:
@@ -38,7 +42,10 @@ class Trojan(Attack):
     def check(self, x: Tensor) -> None:
         room = min(x.shape[-2:]) - self.margin
         if room < self.size:
-            raise InputError(f"size {self.size} must lie in [1, {max(room, 0)}] for {x.shape[-1]}x{x.shape[-2]} pixels and margin {self.margin}")
+            raise InputError(
+                f"size {self.size} must lie in [1, {max(room, 0)}] for {x.shape[-1]}x{x.shape[-2]} "
+                f"pixels and margin {self.margin}"
+            )
         if self.pattern:
             picture(self.pattern, 0, self.size, self.size)
 
@@ -46,10 +53,19 @@ class Trojan(Attack):
         net = engine.victim()
         weights: Tensor = net.backbone.get_classifier().weight
         if self.neurons > weights.shape[1]:
-            raise InputError(f"neurons must lie in [1, {weights.shape[1]}] for {engine.rules.model}, not {self.neurons}")
+            raise InputError(
+                f"neurons must lie in [1, {weights.shape[1]}] for {engine.rules.model}, not "
+                f"{self.neurons}"
+            )
         chosen = weights.abs().sum(0).topk(self.neurons).indices
-        x = engine.to_float(train.x[torch.randperm(len(train), generator=engine.rng)[:64].to(engine.device)])
-        patch = torch.rand(3, self.size, self.size, generator=engine.rng).to(engine.device).requires_grad_()
+        x = engine.to_float(
+            train.x[torch.randperm(len(train), generator=engine.rng)[:64].to(engine.device)]
+        )
+        patch = (
+            torch.rand(3, self.size, self.size, generator=engine.rng)
+            .to(engine.device)
+            .requires_grad_()
+        )
         ascent = torch.optim.Adam([patch], 0.1, maximize=True)
         for _ in engine.track(range(self.steps), "patch, steps"):
             excited = net.features(self.place(x, patch)).float()[:, chosen].mean()
@@ -61,11 +77,19 @@ class Trojan(Attack):
         return {"patch": patch.detach()}
 
     def place(self, x: Tensor, patch: Tensor) -> Tensor:
-        h, w = x.shape[-2] - self.margin, x.shape[-1] - self.margin
+        h = x.shape[-2] - self.margin
+        w = x.shape[-1] - self.margin
         out = x.clone()
         out[..., h - self.size : h, w - self.size : w] = patch
         return out
 
     def trigger(self, x: Tensor) -> Tensor:
         self.check(x)
-        return self.place(x, (picture(self.pattern, 0, self.size, self.size) if self.pattern else self.learned["patch"]).to(x))
+        return self.place(
+            x,
+            (
+                picture(self.pattern, 0, self.size, self.size)
+                if self.pattern
+                else self.learned["patch"]
+            ).to(x),
+        )

@@ -9,20 +9,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def pgd(net: nn.Module, x: Tensor, y: Tensor, *, eps: float, step: float, steps: Iterable[int], around: Tensor | None = None) -> Tensor:
-    """Projected gradient ascent on the cross-entropy, without a random start (Madry et al. 2018, https://arxiv.org/abs/1706.06083).
+def pgd(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    step: float,
+    steps: Iterable[int],
+    around: Tensor | None = None,
+) -> Tensor:
+    """Projected gradient ascent on the cross-entropy, without a random start (Madry et al. 2018,
+    https://arxiv.org/abs/1706.06083).
 
     Args:
         net: gives logits; the caller sets train or eval mode.
         x: float (n, 3, h, w) in [0, 1], where to start.
         y: labels int64 (n,) whose loss is raised.
-        eps: bound of the largest change of a pixel from ``around`` (``x`` unless told), images in [0, 1].
+        eps: bound of the largest change of a pixel from ``around`` (``x`` unless told), images in
+            [0, 1].
         step: length of a step of the sign of the gradient; one is taken for each of ``steps``.
 
     Returns:
         float (n, 3, h, w) in [0, 1].
     """
-    low, high = (centre := x if around is None else around) - eps, centre + eps
+    low = (centre := x if around is None else around) - eps
+    high = centre + eps
     for _ in steps:
         x = x.detach().requires_grad_()
         (slope,) = torch.autograd.grad(F.cross_entropy(net(x).float(), y, reduction="sum"), x)
@@ -33,8 +45,9 @@ def pgd(net: nn.Module, x: Tensor, y: Tensor, *, eps: float, step: float, steps:
 def deepfool(net: nn.Module, x: Tensor, target: int, *, overshoot: float, steps: int) -> Tensor:
     """The smallest change, by linear steps, that makes the network answer ``target``.
 
-    Moosavi-Dezfooli et al. 2016, https://arxiv.org/abs/1511.04599, towards one class: each step goes to the plane where the answered
-    and the target logit are equal, x + |f_t - f_k| / ||w||^2 w with w the gradient of f_t - f_k.
+    Moosavi-Dezfooli et al. 2016, https://arxiv.org/abs/1511.04599, towards one class: each step
+    goes to the plane where the answered and the target logit are equal, x + |f_t - f_k| / ||w||^2 w
+    with w the gradient of f_t - f_k.
 
     Args:
         x: float (1, 3, h, w).

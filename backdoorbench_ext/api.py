@@ -1,7 +1,7 @@
 """The contracts: all that the author of an attack or a defense must read.
 
-A method is a frozen dataclass in a file of its own; its fields are its hyper-parameters, made with ``option``.
-Images are uint8 (n, 3, h, w) between files and batches, float in [0, 1] inside a batch.
+A method is a frozen dataclass in a file of its own; its fields are its hyper-parameters, made with
+``option``. Images are uint8 (n, 3, h, w) between files and batches, float in [0, 1] inside a batch.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ AnyAttack = TypeVar("AnyAttack", bound="Attack")
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line that says what, where and why."""
+    """Something the user gave cannot be used; the message is one line that says what, where and
+    why.
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images on one device: ``x`` uint8 (n, 3, h, w), ``y`` int64 (n,) in [0, len(classes))."""
+    """Labelled images on one device: ``x`` uint8 (n, 3, h, w), ``y`` int64 (n,) in [0,
+    len(classes)).
+    """
 
     x: Tensor
     y: Tensor
@@ -38,24 +42,38 @@ class Images:
         return len(self.y)
 
     def __getitem__(self: AnyImages, index: Tensor | slice) -> AnyImages:
-        """The images at ``index`` (bool mask, int64 or a slice); every tensor of the set is indexed alike."""
+        """The images at ``index`` (bool mask, int64 or a slice); every tensor of the set is indexed
+        alike.
+        """
         if isinstance(index, slice):
             return self._map(lambda tensor: tensor[index])
-        places = (index.nonzero().flatten() if index.dtype == torch.bool else index).to(self.y.device)
+        places = (index.nonzero().flatten() if index.dtype == torch.bool else index).to(
+            self.y.device
+        )
         return self._map(lambda tensor: self.pixels(places) if tensor is self.x else tensor[places])
 
     def pixels(self, index: Tensor) -> Tensor:
-        """``x[index]`` for an int64 index, which on a CPU takes ten times as long when written so."""
-        found, (_, c, h, w) = _rows(self.x).index_select(0, index.to(self.x.device)).view(self.x.dtype), self.x.shape
-        last = self.x.is_contiguous(memory_format=torch.channels_last)
-        return found.view(len(index), h, w, c).permute(0, 3, 1, 2) if last else found.view(len(index), c, h, w)
+        """``x[index]`` for an int64 index, ten times as fast on a CPU as written so."""
+        rows = _rows(self.x).index_select(0, index.to(self.x.device)).view(self.x.dtype)
+        _, c, h, w = self.x.shape
+        if self.x.is_contiguous(memory_format=torch.channels_last):
+            return rows.view(len(index), h, w, c).permute(0, 3, 1, 2)
+        return rows.view(len(index), c, h, w)
 
     def to(self: AnyImages, device: torch.device | str) -> AnyImages:
         """On a device, in the memory layout that convolutions like."""
-        return self._map(lambda tensor: tensor.to(device, memory_format=torch.channels_last) if tensor.dim() == 4 else tensor.to(device))
+        return self._map(
+            lambda tensor: (
+                tensor.to(device, memory_format=torch.channels_last)
+                if tensor.dim() == 4
+                else tensor.to(device)
+            )
+        )
 
     def _map(self: AnyImages, change: Callable[[Tensor], Tensor]) -> AnyImages:
-        changed: dict[str, Any] = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
         return replace(self, **changed)
 
 
@@ -63,7 +81,8 @@ class Images:
 class Poisoned(Images):
     """Images some of which carry a trigger: ``y`` is the label given, ``true`` (n,) the true one.
 
-    ``mask`` bool (n,): who is poisoned; ``cover`` bool (n,): who was changed but keeps its label, to make the trigger harder to find.
+    ``mask`` bool (n,): who is poisoned; ``cover`` bool (n,): who was changed but keeps its label,
+    to make the trigger harder to find.
     """
 
     true: Tensor
@@ -76,8 +95,12 @@ class Poisoned(Images):
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Images uint8 (n, 3, h, w), an image a row, in words of eight bytes where they fit: PyTorch writes them six times as fast as bytes."""
-    rows = (x.permute(0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else x).flatten(1)
+    """Images uint8 (n, 3, h, w), an image a row, in words of eight bytes where they fit: PyTorch
+    writes them six times as fast as bytes.
+    """
+    rows = (
+        x.permute(0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else x
+    ).flatten(1)
     return rows.view(torch.int64) if rows.shape[1] % 8 == 0 else rows
 
 
@@ -86,12 +109,30 @@ def to_uint8(x: Tensor) -> Tensor:
     return x.mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
-def option(default: Any, meaning: str, *, low: float | None = None, high: float | None = None, choices: Collection[str] = (), length: bool = False) -> Any:
-    """A hyper-parameter: its default, its meaning and unit, its allowed range (ends included) or choices; checked when made.
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Collection[str] = (),
+    length: bool = False,
+) -> Any:
+    """A hyper-parameter: its default, its meaning and unit, its allowed range (ends included) or
+    choices; checked when made.
 
     ``length``: it is the length of a long training, which ``--scale`` shortens.
     """
-    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": tuple(choices), "length": length})
+    return field(
+        default=default,
+        metadata={
+            "meaning": meaning,
+            "low": low,
+            "high": high,
+            "choices": tuple(choices),
+            "length": length,
+        },
+    )
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -105,31 +146,46 @@ def _fits(value: Any, hint: Any) -> bool:
 
 @dataclass(frozen=True)
 class Method:
-    """What attacks and defenses have in common: checked options, and a version that is raised when results change."""
+    """What attacks and defenses have in common: checked options, and a version that is raised when
+    results change.
+    """
 
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for f in fields(self):
-            value, rule = getattr(self, f.name), f.metadata
-            low, high, choices = rule.get("low"), rule.get("high"), rule.get("choices")
+            value = getattr(self, f.name)
+            rule = f.metadata
+            low = rule.get("low")
+            high = rule.get("high")
+            choices = rule.get("choices")
             if not _fits(value, hints[f.name]):
                 kind = getattr(hints[f.name], "__name__", str(hints[f.name]))
                 raise ValueError(f"{f.name} must be {kind}, not {value!r}")
             if choices and value not in choices:
                 raise ValueError(f"{f.name} must be one of {', '.join(choices)}, not {value!r}")
-            if value is not None and not choices and ((low is not None and value < low) or (high is not None and value > high)):
-                raise ValueError(f"{f.name} must lie in [{'-inf' if low is None else low}, {'inf' if high is None else high}], not {value!r}")
+            if (
+                value is not None
+                and not choices
+                and ((low is not None and value < low) or (high is not None and value > high))
+            ):
+                raise ValueError(
+                    f"{f.name} must lie in [{'-inf' if low is None else low}, "
+                    f"{'inf' if high is None else high}], not {value!r}"
+                )
 
     def spec(self) -> dict[str, Any]:
-        """Every hyper-parameter with its value, and the version: what a record and its hash hold."""
+        """Every hyper-parameter with its value, and the version: what a record holds."""
         return asdict(self) | {"version": self.version}
 
 
 def labels(default: str = "all-to-one") -> Any:
     """The option ``label_mode`` of an attack."""
-    meaning = "all-to-one: any class, to the target; all-to-all: class y to y + 1; clean-label: the target class, unchanged"
+    meaning = (
+        "all-to-one: any class, to the target; all-to-all: class y to y + 1; "
+        "clean-label: the target class, unchanged"
+    )
     return option(default, meaning, choices=("all-to-one", "all-to-all", "clean-label"))
 
 
@@ -137,19 +193,24 @@ def labels(default: str = "all-to-one") -> Any:
 class Attack(Method, ABC):
     """Poisons a share of the training set so that triggered images go to the target label."""
 
-    takes_uint8: ClassVar[bool] = False  # trigger takes uint8 images, too, and gives what rounding would: ten times as fast
+    # trigger takes uint8 images, too, and gives what rounding would: ten times as fast
+    takes_uint8: ClassVar[bool] = False
     label_mode: str = labels()
 
     def fit(self, train: Images, engine: Engine) -> Mapping[str, Tensor]:
-        """For attacks that learn their trigger: what was learned, by name; kept as a file and given back as ``self.learned``.
+        """For attacks that learn their trigger: what was learned, by name; kept as a file and given
+        back as ``self.learned``.
 
-        ``train`` is clean, ``engine.rules.target`` the target label; ``engine.victim`` trains or finds a network on clean images.
+        ``train`` is clean, ``engine.rules.target`` the target label; ``engine.victim`` trains or
+        finds a network on clean images.
         """
         raise NotImplementedError
 
     @abstractmethod
     def trigger(self, x: Tensor) -> Tensor:
-        """Stamp float images (n, 3, h, w) in [0, 1]; same shape, dtype and device, ``x`` untouched, the result in [0, 1]."""
+        """Stamp float images (n, 3, h, w) in [0, 1]; same shape, dtype and device, ``x`` untouched,
+        the result in [0, 1].
+        """
 
     @property
     def covers(self) -> float:
@@ -157,30 +218,50 @@ class Attack(Method, ABC):
         return 0.0
 
     def cover(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """What cover images get instead of the trigger: as ``trigger``; their labels stay. ``rng`` is on the CPU."""
+        """What cover images get instead of the trigger: as ``trigger``; their labels stay. ``rng``
+        is on the CPU.
+        """
         raise NotImplementedError
 
     def refine(self, train: Images, poisoned: Poisoned, engine: Engine) -> Tensor:
-        """For attacks whose training images are more than triggered: uint8 images in place of ``poisoned.x[poisoned.mask]``."""
+        """For attacks whose training images are more than triggered: uint8 images in place of
+        ``poisoned.x[poisoned.mask]``.
+        """
         raise NotImplementedError
 
-    def supply(self, train: Images, test: Images, held: Tensor, *, target: int, rate: float, rng: torch.Generator, folder: Path) -> tuple[Poisoned, Poisoned]:
-        """For attacks whose images are made elsewhere: the poisoned training set, without the images that are ``held`` back, and the triggered test images.
+    def supply(
+        self,
+        train: Images,
+        test: Images,
+        held: Tensor,
+        *,
+        target: int,
+        rate: float,
+        rng: torch.Generator,
+        folder: Path,
+    ) -> tuple[Poisoned, Poisoned]:
+        """For attacks whose images are made elsewhere: the poisoned training set, without the
+        images that are ``held`` back, and the triggered test images.
 
         Args:
             train: clean images; ``held`` bool (n,) are the clean reserve.
             test: clean images.
-            target: the target label, ``rate`` the share of the training images to poison, ``rng`` chooses them where the attack has not.
+            target: the target label, ``rate`` the share of the training images to poison, ``rng``
+                chooses them where the attack has not.
             folder: the attack's own, which stays.
         """
         raise NotImplementedError
 
     def victim(self, net: nn.Module) -> Mapping[str, Tensor] | None:
-        """For attacks that bring the network that was trained on their images: its state as that of ``net``; otherwise ours is trained on them."""
+        """For attacks that bring the network that was trained on their images: its state as that of
+        ``net``; otherwise ours is trained on them.
+        """
         return None
 
     def check(self, x: Tensor) -> None:
-        """Raise InputError if images like ``x``, float (1, 3, h, w), cannot carry the trigger; called before any training."""
+        """Raise InputError if images like ``x``, float (1, 3, h, w), cannot carry the trigger;
+        called before any training.
+        """
         if not (self.learns or self.supplies):
             self.trigger(x)
 
@@ -222,20 +303,33 @@ class Attack(Method, ABC):
 
     @final
     def stamp(self, x: Tensor) -> Tensor:
-        """The trigger on uint8 images (n, 3, h, w), computed in float and rounded back, unless the trigger takes them as they are."""
+        """The trigger on uint8 images (n, 3, h, w), computed in float and rounded back, unless the
+        trigger takes them as they are.
+        """
         if self.takes_uint8:
             return self.trigger(x)
-        return _in_parts(self.trigger, x, 64 if x.device.type == "cpu" else 8192)  # what a core's cache holds, what fills a GPU
+        # what a core's cache holds, what fills a GPU
+        return _in_parts(self.trigger, x, 64 if x.device.type == "cpu" else 8192)
 
     @final
-    def choose(self, train: Images, *, target: int, rate: float, rng: torch.Generator, spare_target: bool = False) -> tuple[Tensor, Tensor]:
+    def choose(
+        self,
+        train: Images,
+        *,
+        target: int,
+        rate: float,
+        rng: torch.Generator,
+        spare_target: bool = False,
+    ) -> tuple[Tensor, Tensor]:
         """Who is poisoned and who is cover: indices, int64.
 
         Raises:
             InputError: as in ``poison``.
         """
         if not 0 <= target < len(train.classes):
-            raise InputError(f"target {target} is no class: target must lie in [0, {len(train.classes) - 1}]")
+            raise InputError(
+                f"target {target} is no class: target must lie in [0, {len(train.classes) - 1}]"
+            )
         if not 0 < rate <= 1:
             raise InputError(f"poisoning rate must lie in (0, 1], not {rate:g}")
         if self.label_mode == "clean-label":
@@ -246,18 +340,32 @@ class Attack(Method, ABC):
             pool = torch.arange(len(train), device=train.y.device)
         n = 0 if self.label_mode == "none" else round(rate * len(train))
         if n > len(pool):
-            raise InputError(f"poisoning rate {rate:g} asks for {n} images, but only {len(pool)} of {len(train)} may be poisoned ({self.label_mode})")
+            raise InputError(
+                f"poisoning rate {rate:g} asks for {n} images, but only {len(pool)} of "
+                f"{len(train)} may be poisoned ({self.label_mode})"
+            )
         chosen = pool[torch.randperm(len(pool), generator=rng)[:n].to(pool.device)]
         covers = round(self.covers * n)
         if n + covers > len(train):
-            raise InputError(f"poisoning rate {rate:g} asks for {n} poisoned and {covers} cover images, there are {len(train)}")
+            raise InputError(
+                f"poisoning rate {rate:g} asks for {n} poisoned and {covers} cover images, there "
+                f"are {len(train)}"
+            )
         others = torch.ones(len(train), dtype=torch.bool, device=pool.device)
         others[chosen] = False
         rest = others.nonzero().flatten()
         return chosen, rest[torch.randperm(len(rest), generator=rng)[:covers].to(pool.device)]
 
     @final
-    def poison(self, train: Images, *, target: int, rate: float, rng: torch.Generator, spare_target: bool = False) -> Poisoned:
+    def poison(
+        self,
+        train: Images,
+        *,
+        target: int,
+        rate: float,
+        rng: torch.Generator,
+        spare_target: bool = False,
+    ) -> Poisoned:
         """The poisoned training set, in the order of ``train``.
 
         Args:
@@ -265,16 +373,24 @@ class Attack(Method, ABC):
             target: the target label.
             rate: poisoning rate, the share of *all* training images that is poisoned, in (0, 1].
             rng: CPU generator that chooses the images.
-            spare_target: leave the target class out of the pool (clean-label attacks poison only that class).
+            spare_target: leave the target class out of the pool (clean-label attacks poison only
+                that class).
 
         Raises:
-            InputError: the target is no class, or the set holds fewer images than the rate asks for.
+            InputError: the target is no class, or the set holds fewer images than the rate asks
+                for.
         """
-        chosen, covers = self.choose(train, target=target, rate=rate, rng=rng, spare_target=spare_target)
+        chosen, covers = self.choose(
+            train, target=target, rate=rate, rng=rng, spare_target=spare_target
+        )
         last = torch.channels_last
-        x, y, mask = train.x.clone(memory_format=last), train.y.clone(), torch.zeros_like(train.y, dtype=torch.bool)
+        x = train.x.clone(memory_format=last)
+        y = train.y.clone()
+        mask = torch.zeros_like(train.y, dtype=torch.bool)
         cover = mask.clone()
-        _rows(x).index_copy_(0, chosen, _rows(self.stamp(train.pixels(chosen)).contiguous(memory_format=last)))
+        _rows(x).index_copy_(
+            0, chosen, _rows(self.stamp(train.pixels(chosen)).contiguous(memory_format=last))
+        )
         y[chosen] = self.goal(train.y[chosen], target, len(train.classes))
         mask[chosen] = True
         if len(covers):
@@ -284,19 +400,25 @@ class Attack(Method, ABC):
 
     @final
     def test_set(self, test: Images, target: int) -> Poisoned:
-        """Triggered test images whose true class is not already the attacker's goal: what ASR and ARR count."""
+        """Triggered test images whose true class is not already the attacker's goal: what ASR and
+        ARR count.
+        """
         goal = self.goal(test.y, target, len(test.classes))
-        kept, goal = test[goal != test.y], goal[goal != test.y]
+        kept = test[goal != test.y]
+        goal = goal[goal != test.y]
         mask = torch.ones_like(goal, dtype=torch.bool)
         return Poisoned(self.stamp(kept.x), goal, test.classes, true=kept.y, mask=mask, cover=~mask)
 
 
 def _in_parts(change: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
-    """A change of float images, on uint8 images, ``size`` at a time; rounded as ``to_uint8`` does."""
+    """A change of float images on uint8 images, ``size`` at a time; rounded as by ``to_uint8``."""
     out = torch.empty_like(x)
     with torch.no_grad():
         for part, into in zip(x.split(size), out.split(size), strict=True):
-            into.copy_(change(part.float().div_(255)).mul_(255).round_().clamp_(0, 255).to(torch.int16))  # vectorised on CPUs, float to uint8 is not
+            # vectorised on CPUs, float to uint8 is not
+            into.copy_(
+                change(part.float().div_(255)).mul_(255).round_().clamp_(0, 255).to(torch.int16)
+            )
     return out
 
 
@@ -306,14 +428,17 @@ class Defense(Method, ABC):
 
     @abstractmethod
     def fit(self, train: Images, engine: Engine) -> nn.Module:
-        """The defended model: float images (n, 3, h, w) in [0, 1] -> logits (n, classes), in eval mode.
+        """The defended model: float images (n, 3, h, w) in [0, 1] -> logits (n, classes), in eval
+        mode.
 
         All training goes through ``engine.fit``, so that a killed run can go on.
         """
 
     @property
     def clean_images(self) -> int | None:
-        """How many clean images it will ask of ``engine.clean``, None for all of the reserve; checked before any training."""
+        """How many clean images it will ask of ``engine.clean``, None for all of the reserve;
+        checked before any training.
+        """
         return 0
 
     @property
@@ -322,11 +447,15 @@ class Defense(Method, ABC):
         return 0
 
     def finish(self, net: nn.Module, engine: Engine) -> nn.Module:
-        """What happens after training, for methods whose options act only then; ``net`` is what ``fit`` returned."""
+        """What happens after training, for methods whose options act only then; ``net`` is what
+        ``fit`` returned.
+        """
         return net
 
     def training_spec(self) -> dict[str, Any]:
-        """The part of ``spec`` that decides what ``fit`` returns: cells in which it is equal are trained once."""
+        """The part of ``spec`` that decides what ``fit`` returns: cells in which it is equal are
+        trained once.
+        """
         return self.spec()
 
 
@@ -334,7 +463,9 @@ class Defense(Method, ABC):
 class Repair(Defense):
     """A defense that works on clean images, on all of the reserve unless told."""
 
-    images: int | None = option(None, "clean images; if not set, the protocol's whole reserve", low=1)
+    images: int | None = option(
+        None, "clean images; if not set, the protocol's whole reserve", low=1
+    )
 
     @property
     def clean_images(self) -> int | None:

@@ -1,4 +1,6 @@
-"""SimCLR: learning without labels, its augmentations batched on the device with parameters of its own for every image."""
+"""SimCLR: learning without labels, its augmentations batched on the device with parameters of its
+own for every image.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GREY = (0.299, 0.587, 0.114)  # BT.601
+# BT.601
+GREY = (0.299, 0.587, 0.114)
 
 
 def nt_xent(z: Tensor, temperature: float = 0.5) -> Tensor:
-    """The loss of equation 1: each embedding's partner, n rows further on, among all others; (2n, d) -> scalar.
+    """The loss of equation 1: each embedding's partner, n rows further on, among all others; (2n,
+    d) -> scalar.
 
     Chen et al. 2020, https://arxiv.org/abs/2002.05709.
     """
@@ -20,10 +24,12 @@ def nt_xent(z: Tensor, temperature: float = 0.5) -> Tensor:
 
 
 def simclr_view(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Random resized crop (0.2 to 1 of the area), flip, colour jitter (0.4, 0.4, 0.4, 0.1; in 80 %), grey (20 %), blur (50 %).
+    """Random resized crop (0.2 to 1 of the area), flip, colour jitter (0.4, 0.4, 0.4, 0.1; in 80
+    %), grey (20 %), blur (50 %).
 
-    Float images (n, 3, h, w) in [0, 1] -> the same. The parameters are drawn on the CPU from ``rng``. The order of the jitter is fixed: brightness,
-    contrast, saturation, hue. The blur is of 3x3 pixels, sigma 0.1 to 2, which is a tenth of 32 pixels' side, as SimCLR has it.
+    Float images (n, 3, h, w) in [0, 1] -> the same. The parameters are drawn on the CPU from
+    ``rng``. The order of the jitter is fixed: brightness, contrast, saturation, hue. The blur is of
+    3x3 pixels, sigma 0.1 to 2, which is a tenth of 32 pixels' side, as SimCLR has it.
     """
     n = len(x)
 
@@ -33,21 +39,33 @@ def simclr_view(x: Tensor, rng: torch.Generator) -> Tensor:
     def some(share: float) -> Tensor:
         return (torch.rand(n, 1, 1, 1, generator=rng) < share).to(x.device, non_blocking=True)
 
-    x = _crop(x, uniform(0.2, 1.0), uniform(-0.2877, 0.2877), uniform(0, 1, 2))  # log of the ratio 3:4 to 4:3
+    # log of the ratio 3:4 to 4:3
+    x = _crop(x, uniform(0.2, 1.0), uniform(-0.2877, 0.2877), uniform(0, 1, 2))
     x = torch.where(some(0.5), x.flip(-1), x)
     brightness, contrast, saturation = uniform(0.6, 1.4, 3, 1, 1, 1).unbind(1)
-    x = torch.where(some(0.8), jitter(x, brightness, contrast, saturation, uniform(-0.1, 0.1, 1, 1, 1)), x)
+    x = torch.where(
+        some(0.8), jitter(x, brightness, contrast, saturation, uniform(-0.1, 0.1, 1, 1, 1)), x
+    )
     x = torch.where(some(0.2), grey(x).expand_as(x), x)
     return torch.where(some(0.5), blur(x, uniform(0.1, 2.0)), x).clamp(0, 1)
 
 
 def _crop(x: Tensor, area: Tensor, log_ratio: Tensor, place: Tensor) -> Tensor:
-    """The part of each image with that share of the area and that ratio of its sides, enlarged to the whole."""
+    """The part of each image with that share of the area and that ratio of its sides, enlarged to
+    the whole.
+    """
     width, height = ((area * (sign * log_ratio).exp()).sqrt().clamp(max=1) for sign in (1, -1))
     rows = x.new_zeros(len(x), 2, 3)
-    rows[:, 0, 0], rows[:, 1, 1] = width, height
-    rows[:, 0, 2], rows[:, 1, 2] = (1 - width) * (2 * place[:, 0] - 1), (1 - height) * (2 * place[:, 1] - 1)
-    return F.grid_sample(x, F.affine_grid(rows, list(x.shape), align_corners=False), align_corners=False, padding_mode="border")
+    rows[:, 0, 0] = width
+    rows[:, 1, 1] = height
+    rows[:, 0, 2] = (1 - width) * (2 * place[:, 0] - 1)
+    rows[:, 1, 2] = (1 - height) * (2 * place[:, 1] - 1)
+    return F.grid_sample(
+        x,
+        F.affine_grid(rows, list(x.shape), align_corners=False),
+        align_corners=False,
+        padding_mode="border",
+    )
 
 
 def grey(x: Tensor) -> Tensor:
@@ -55,21 +73,37 @@ def grey(x: Tensor) -> Tensor:
     return (x * torch.tensor(GREY).to(x, non_blocking=True).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
-def jitter(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
-    """Brightness, contrast and saturation as factors, hue as a share of the circle: each (n, 1, 1, 1)."""
+def jitter(
+    x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor
+) -> Tensor:
+    """Brightness, contrast and saturation as factors, hue as a share of the circle: each (n, 1, 1,
+    1).
+    """
     x = (x * brightness).clamp(0, 1)
-    x = torch.lerp(grey(x).mean((2, 3), keepdim=True).expand_as(x), x, contrast.expand_as(x)).clamp(0, 1)
+    x = torch.lerp(grey(x).mean((2, 3), keepdim=True).expand_as(x), x, contrast.expand_as(x)).clamp(
+        0, 1
+    )
     x = torch.lerp(grey(x).expand_as(x), x, saturation.expand_as(x)).clamp(0, 1)
     return shift_hue(x, hue)
 
 
 def shift_hue(x: Tensor, turn: Tensor) -> Tensor:
     """Turn the hue of HSV by a share of the circle (n, 1, 1, 1)."""
-    high, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    high = x.amax(1, keepdim=True)
+    low = x.amin(1, keepdim=True)
     chroma = (high - low).clamp_min(1e-8)
     r, g, b = x.split(1, 1)
-    hue = torch.where(high == r, ((g - b) / chroma) % 6, torch.where(high == g, (b - r) / chroma + 2, (r - g) / chroma + 4)) / 6
-    k = (torch.tensor([5.0, 3.0, 1.0]).to(x, non_blocking=True).view(1, 3, 1, 1) + 6 * (hue + turn)) % 6
+    hue = (
+        torch.where(
+            high == r,
+            ((g - b) / chroma) % 6,
+            torch.where(high == g, (b - r) / chroma + 2, (r - g) / chroma + 4),
+        )
+        / 6
+    )
+    k = (
+        torch.tensor([5.0, 3.0, 1.0]).to(x, non_blocking=True).view(1, 3, 1, 1) + 6 * (hue + turn)
+    ) % 6
     return high - (high - low) * torch.minimum(k, 4 - k).clamp(0, 1)
 
 
@@ -80,4 +114,8 @@ def blur(x: Tensor, sigma: Tensor) -> Tensor:
     kernel = torch.stack((side, torch.ones_like(side), side), 1)
     kernel = kernel / kernel.sum(1, keepdim=True)
     weights = (kernel[:, :, None] * kernel[:, None]).repeat_interleave(c, 0)[:, None]
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect").reshape(1, n * c, h + 2, w + 2), weights, groups=n * c).view(n, c, h, w)
+    return F.conv2d(
+        F.pad(x, (1, 1, 1, 1), mode="reflect").reshape(1, n * c, h + 2, w + 2),
+        weights,
+        groups=n * c,
+    ).view(n, c, h, w)

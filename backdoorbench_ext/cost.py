@@ -1,4 +1,6 @@
-"""What a defense costs, in epochs of plain training: measured on this machine, from a few steps of each of its stages."""
+"""What a defense costs, in epochs of plain training: measured on this machine, from a few steps of
+each of its stages.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,29 @@ from .semisupervised import MixMatch
 
 
 class Stopwatch(Engine):
-    """An engine that takes a few steps of every stage, between as many plain ones, and reckons what all would take.
+    """An engine that takes a few steps of every stage, between as many plain ones, and reckons what
+    all would take.
 
-    ``stages`` holds epochs of plain training by stage; "passes" are those without training (a ranking by loss, BatchNorm statistics). What happens only
-    later in a stage than its first steps is not seen: ASD's looks ahead, one epoch in each round of its last stage.
+    ``stages`` holds epochs of plain training by stage; "passes" are those without training (a
+    ranking by loss, BatchNorm statistics). What happens only later in a stage than its first steps
+    is not seen: ASD's looks ahead, one epoch in each round of its last stage.
     """
 
-    def __init__(self, rules: Protocol, train: Images, reserve: Images, *, device: torch.device | str = "cpu", steps: int = 5, rounds: int = 3) -> None:
+    def __init__(
+        self,
+        rules: Protocol,
+        train: Images,
+        reserve: Images,
+        *,
+        device: torch.device | str = "cpu",
+        steps: int = 5,
+        rounds: int = 3,
+    ) -> None:
         super().__init__(rules, train, reserve, device=device)
         self.stages: dict[str, float] = {}
-        self.steps, self.rounds, self.per_epoch = steps, rounds, max(1, len(train) // rules.recipe.batch_size)
+        self.steps = steps
+        self.rounds = rounds
+        self.per_epoch = max(1, len(train) // rules.recipe.batch_size)
         self._plain = self.new_model()
         super().fit(self._plain, train, name="plain", steps=2)
 
@@ -41,16 +56,29 @@ class Stopwatch(Engine):
         super().fit(net, images, name="timed", steps=steps, **more)
         return (time.perf_counter() - start) / steps
 
-    def fit(self, net: nn.Module, images: Images, *, name: str = "train", epochs: int | None = None, steps: int | None = None, **more: Any) -> nn.Module:
+    def fit(
+        self,
+        net: nn.Module,
+        images: Images,
+        *,
+        name: str = "train",
+        epochs: int | None = None,
+        steps: int | None = None,
+        **more: Any,
+    ) -> nn.Module:
         recipe = more.get("recipe") or self.rules.recipe
         total = steps or (epochs or recipe.epochs) * max(1, len(images) // recipe.batch_size)
         before = self.stages.get("passes", 0.0)
         super().fit(net, images, name=name, steps=2, **more)
         passes = self.stages.get("passes", 0.0) - before
         for part in more.get("beside", ()):
-            if isinstance(part, MixMatch):  # the first round's split stands for all
+            # the first round's split stands for all
+            if isinstance(part, MixMatch):
                 self.stages["passes"] = before + passes * total / part.length
-        ratios = [self._timed(net, images, min(self.steps, total), **more) / self.plain() for _ in range(self.rounds)]
+        ratios = [
+            self._timed(net, images, min(self.steps, total), **more) / self.plain()
+            for _ in range(self.rounds)
+        ]
         self.stages[name] = self.stages.get(name, 0.0) + total * median(ratios) / self.per_epoch
         return net.eval()
 
@@ -58,23 +86,44 @@ class Stopwatch(Engine):
         self.stages["victim"] = float(self.rules.recipe.epochs)
         return self.new_model().eval()
 
-    def batches(self, images: Images, batch_size: int | None = None, *, train: bool = True, augmented: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self,
+        images: Images,
+        batch_size: int | None = None,
+        *,
+        train: bool = True,
+        augmented: bool = True,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         if train:
             yield from super().batches(images, batch_size, augmented=augmented)
             return
         size = min(batch_size or self.rules.recipe.batch_size, len(images))
-        plain, start = self.plain(), time.perf_counter()
+        plain = self.plain()
+        start = time.perf_counter()
         yield next(super().batches(images, size, train=False))
-        self.stages["passes"] = self.stages.get("passes", 0.0) + (time.perf_counter() - start) * len(images) / size / (plain * self.per_epoch)
+        self.stages["passes"] = self.stages.get("passes", 0.0) + (
+            time.perf_counter() - start
+        ) * len(images) / size / (plain * self.per_epoch)
 
     def predict(self, net: nn.Module, images: Images, output: Any = None) -> Tensor:
         some = super().predict(net, images, output)
         return some[torch.arange(len(images), device=some.device) % len(some)]
 
 
-def cost(defense: Defense, rules: Protocol, *, n: int = 50_000, side: int = 32, classes: int = 10, device: torch.device | str = "cpu") -> dict[str, float]:
-    """Epochs of plain training that each stage of a defense takes on ``n`` images of ``side`` pixels, less the reserve, under a protocol."""
-    rng, held = torch.Generator().manual_seed(0), max(classes, round(rules.reserve * n))
+def cost(
+    defense: Defense,
+    rules: Protocol,
+    *,
+    n: int = 50_000,
+    side: int = 32,
+    classes: int = 10,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """Epochs of plain training that each stage of a defense takes on ``n`` images of ``side``
+    pixels, less the reserve, under a protocol.
+    """
+    rng = torch.Generator().manual_seed(0)
+    held = max(classes, round(rules.reserve * n))
     x = torch.randint(256, (n, 3, side, side), dtype=torch.uint8, generator=rng)
     images = Images(x, torch.arange(n) % classes, tuple(map(str, range(classes)))).to(device)
     stopwatch = Stopwatch(rules, images[held:], images[:held], device=device)

@@ -1,4 +1,6 @@
-"""The one training loop and the one evaluation; device, precision, augmentation, checkpoints and randomness live here."""
+"""The one training loop and the one evaluation; device, precision, augmentation, checkpoints and
+randomness live here.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,12 @@ from .protocols import Recipe
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Item = TypeVar("Item")
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-Progress = Callable[[str, int, int], None]  # (what, how many done, how many in all)
+# (what, how many done, how many in all)
+Progress = Callable[[str, int, int], None]
 
 
-SAVING = 0.05  # the share of a training's time that may go into saving its state
+# the share of a training's time that may go into saving its state
+SAVING = 0.05
 
 
 class Stateful(Protocol):
@@ -56,7 +60,9 @@ def pick_device(name: str = "auto") -> torch.device:
         InputError: no such device here.
     """
     try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        device = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+        )
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
@@ -64,38 +70,54 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes bf16 faster than float32 (docs/speed.md): of CPUs those with AMX, and AMD's with AVX-512's bf16."""
+    """Whether the device computes bf16 faster than float32 (docs/speed.md): of CPUs those with AMX,
+    and AMD's with AVX-512's bf16.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    can: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # from PyTorch 2.11 on
+    # from PyTorch 2.11 on
+    can: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     amd = bool(can.get("avx512_bf16")) and can.get("cpu_name", "").startswith("AMD")
     return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or amd)
 
 
 def keep_memory() -> None:
-    """Have glibc keep what is freed, instead of giving it back and getting it again page by page: large tensors on a CPU are made several times as fast."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
+    """Have glibc keep what is freed, instead of giving it back and getting it again page by page:
+    large tensors on a CPU are made several times as fast.
+    """
+    # musl has none
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
-        for option, size in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+        # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+        for option, size in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28)):
             mallopt(option, size)
 
 
 def seed_of(*parts: Any) -> int:
     """A seed that depends on every part, and on nothing else."""
-    return int.from_bytes(hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()[:6], "big")
+    return int.from_bytes(
+        hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()[:6], "big"
+    )
 
 
 def augment(x: Tensor, rules: Rules, rng: torch.Generator) -> Tensor:
-    """Random crop, flip and cutout with parameters of its own for every image: uint8 (n, c, h, w) -> the same, a copy.
+    """Random crop, flip and cutout with parameters of its own for every image: uint8 (n, c, h, w)
+    -> the same, a copy.
 
-    The parameters are drawn on the CPU from ``rng``, so that every device sees the same augmentations, and sent without waiting for what a GPU is at.
+    The parameters are drawn on the CPU from ``rng``, so that every device sees the same
+    augmentations, and sent without waiting for what a GPU is at.
     """
     n, c, h, w = x.shape
-    pixels, rows = x.permute(0, 2, 3, 1).contiguous(), torch.arange(h, device=x.device).expand(n, h)  # pixel by pixel: rows and columns are runs of bytes
+    pixels = x.permute(0, 2, 3, 1).contiguous()
+    # pixel by pixel: rows and columns are runs of bytes
+    rows = torch.arange(h, device=x.device).expand(n, h)
     cols = torch.arange(w, device=x.device).expand(n, w)
     if pad := rules.crop:
-        down, right = torch.randint(2 * pad + 1, (2, n, 1), generator=rng).to(x.device, non_blocking=True)
-        pixels, rows = F.pad(pixels, (0, 0, pad, pad, pad, pad)), rows + down
+        down, right = torch.randint(2 * pad + 1, (2, n, 1), generator=rng).to(
+            x.device, non_blocking=True
+        )
+        pixels = F.pad(pixels, (0, 0, pad, pad, pad, pad))
+        rows = rows + down
     if rules.flip:
         flipped = (torch.rand(n, generator=rng) < 0.5).to(x.device, non_blocking=True)
         cols = torch.where(flipped[:, None], w - 1 - cols, cols)
@@ -109,11 +131,21 @@ def augment(x: Tensor, rules: Rules, rng: torch.Generator) -> Tensor:
         runs = (cols[:, :, None] * c + torch.arange(c, device=x.device)).view(n, 1, w * c)
         pixels = pixels.view(n, h, wide * c).gather(2, runs.expand(n, h, w * c)).view(n, h, w, c)
     if side := rules.cutout:
-        top = torch.stack((torch.randint(h, (n,), generator=rng), torch.randint(w, (n,), generator=rng))) - side // 2
-        (down, right), reach = top.to(x.device, non_blocking=True), torch.arange(side, device=x.device)
-        rows, cols = (down[:, None] + reach).clamp(0, h - 1), (right[:, None] + reach).clamp(0, w - 1)  # clamped into the hole: its centre is in the image
+        top = (
+            torch.stack(
+                (torch.randint(h, (n,), generator=rng), torch.randint(w, (n,), generator=rng))
+            )
+            - side // 2
+        )
+        down, right = top.to(x.device, non_blocking=True)
+        reach = torch.arange(side, device=x.device)
+        rows = (down[:, None] + reach).clamp(0, h - 1)
+        # clamped into the hole: its centre is in the image
+        cols = (right[:, None] + reach).clamp(0, w - 1)
         pixels = pixels if pad or rules.flip else pixels.clone()
-        pixels[torch.arange(n, device=x.device)[:, None, None], rows[:, :, None], cols[:, None, :]] = 0
+        pixels[
+            torch.arange(n, device=x.device)[:, None, None], rows[:, :, None], cols[:, None, :]
+        ] = 0
     return pixels.permute(0, 3, 1, 2)
 
 
@@ -123,12 +155,17 @@ def check_per_class(held: list[int], n: int, classes: tuple[str, ...], rules: Ru
     """
     if min(held) < n:
         least = f"{min(held)} of class {classes[held.index(min(held))]!r}"
-        raise InputError(f"{n} clean images of each class are asked for, but the protocol's reserve holds {least}: raise its share ({rules.reserve:g})")
+        raise InputError(
+            f"{n} clean images of each class are asked for, but the protocol's reserve holds "
+            f"{least}: raise its share ({rules.reserve:g})"
+        )
 
 
 @dataclass
 class Log:
-    """What a training tells about itself: curves by name (one number an epoch), seconds by stage, images trained on, clean images given."""
+    """What a training tells about itself: curves by name (one number an epoch), seconds by stage,
+    images trained on, clean images given.
+    """
 
     curves: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -138,11 +175,13 @@ class Log:
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """What a training is looked at with after every epoch of a classifier; the method sees nothing of it.
+    """What a training is looked at with after every epoch of a classifier; the method sees nothing
+    of it.
 
     Args:
         seen: training images by name, whose cross-entropy is logged.
-        test, triggered: test images as ``Engine.measure`` takes them, of which CA, ASR and ARR are logged in percent.
+        test, triggered: test images as ``Engine.measure`` takes them, of which CA, ASR and ARR are
+            logged in percent.
     """
 
     seen: Mapping[str, Images]
@@ -159,27 +198,48 @@ class Engine:
         reserve: clean images that were held out of the training set, if any.
         seed: of initialisation, order, augmentation and dropout.
         device: where everything lives.
-        state: folder for the state of the training; with it a killed run goes on where it was, to the same result. It is saved after
-            every epoch, or less often where that would take more than a twentieth of the time.
+        state: folder for the state of the training; with it a killed run goes on where it was, to
+            the same result. It is saved after every epoch, or less often where that would take more
+            than a twentieth of the time.
         progress: called after every epoch, and after every item of ``track``.
         victim: file of the network that ``victim`` returns, shared by all that ask for the same.
-        compile: mode of ``torch.compile`` for plain training, "" for none; losses of a method's own are never compiled.
+        compile: mode of ``torch.compile`` for plain training, "" for none; losses of a method's own
+            are never compiled.
         audit: logged after every epoch of a classifier, and nothing else changes.
     """
 
     def __init__(
-        self, rules: Rules, train: Images, reserve: Images | None = None, *, seed: int = 0, device: torch.device | str = "cpu",
-        state: Path | None = None, progress: Progress | None = None, victim: Path | None = None, compile: str = "",
+        self,
+        rules: Rules,
+        train: Images,
+        reserve: Images | None = None,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        state: Path | None = None,
+        progress: Progress | None = None,
+        victim: Path | None = None,
+        compile: str = "",
         audit: Audit | None = None,
-    ) -> None:  # fmt: skip
-        self.rules, self.classes, self.seed = rules, train.classes, seed
-        self.device, self.bf16 = torch.device(device), has_bf16(torch.device(device))
+    ) -> None:
+        self.rules = rules
+        self.classes = train.classes
+        self.seed = seed
+        self.device = torch.device(device)
+        self.bf16 = has_bf16(torch.device(device))
         self.log_book = Log()
         self.probes: dict[str, nn.Module | Callable[[Tensor], nn.Module]] = {}
         self.rng = torch.Generator().manual_seed(seed)
-        self._reserve, self._state, self._progress, self._stage = reserve, state, progress, 0
-        self._train, self._victim, self.compile, self._audit = train, victim, compile, audit
-        self._saved = (0.0, 0.0)  # when the state was last saved, and the seconds that it took
+        self._reserve = reserve
+        self._state = state
+        self._progress = progress
+        self._stage = 0
+        self._train = train
+        self._victim = victim
+        self.compile = compile
+        self._audit = audit
+        # when the state was last saved, and the seconds that it took
+        self._saved = (0.0, 0.0)
         self._moments: tuple[Tensor, Tensor] | None = None
         if rules.normalise is True:
             x = train.x.float().div(255)
@@ -190,41 +250,81 @@ class Engine:
         torch.backends.cudnn.benchmark = True
 
     def new_model(self, outputs: int | None = None) -> Net:
-        """The protocol's network as trainings start, new or from the weights of its tag, with as many outputs as classes unless told."""
+        """The protocol's network as trainings start, new or from the weights of its tag, with as
+        many outputs as classes unless told.
+        """
         mean, std = self._moments or (None, None)
-        return self.move(Net(self.rules.model, len(self.classes) if outputs is None else outputs, mean, std, pretrained=True))
+        return self.move(
+            Net(
+                self.rules.model,
+                len(self.classes) if outputs is None else outputs,
+                mean,
+                std,
+                pretrained=True,
+            )
+        )
 
     def move(self, net: AnyModule) -> AnyModule:
-        """A network of a method's own on the device, in the memory layout that convolutions like."""
+        """A network of a method's own on the device, in the layout that convolutions like."""
         return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def victim(self) -> Net:
-        """The protocol's network trained without defense on the engine's images, in eval mode; for an attack's ``fit`` these are clean.
+        """The protocol's network trained without defense on the engine's images, in eval mode; for
+        an attack's ``fit`` these are clean.
 
-        It is trained once for all that ask, No Defense among them; its curve and cost go into the log of each.
+        It is trained once for all that ask, No Defense among them; its curve and cost go into the
+        log of each.
         """
 
         def train() -> dict[str, Tensor]:
-            state = self._victim.with_suffix(".state") if self._victim else self._state and self._state / "victim"
-            own = Engine(
-                self.rules, self._train, seed=self.seed, device=self.device, state=state, progress=self._progress, compile=self.compile, audit=self._audit
+            state = (
+                self._victim.with_suffix(".state")
+                if self._victim
+                else self._state and self._state / "victim"
             )
-            trained, log = own.fit(own.new_model(), self._train).state_dict(), own.log_book
-            told = {"seconds": log.seconds["train"], "images": log.images} | {f"curve.{name}": values for name, values in log.curves.items()}
-            return trained | {f"log.{name}": torch.tensor(value, dtype=torch.float64) for name, value in told.items()}
+            own = Engine(
+                self.rules,
+                self._train,
+                seed=self.seed,
+                device=self.device,
+                state=state,
+                progress=self._progress,
+                compile=self.compile,
+                audit=self._audit,
+            )
+            trained = own.fit(own.new_model(), self._train).state_dict()
+            log = own.log_book
+            told = {"seconds": log.seconds["train"], "images": log.images} | {
+                f"curve.{name}": values for name, values in log.curves.items()
+            }
+            return trained | {
+                f"log.{name}": torch.tensor(value, dtype=torch.float64)
+                for name, value in told.items()
+            }
 
         with self.aside():
             net = self.new_model()
             kept = once(self._victim, self.device, train)
-            told = {key.removeprefix("log."): value for key, value in kept.items() if key.startswith("log.")}
-            self.log_book.curves |= {key.removeprefix("curve."): value.tolist() for key, value in told.items() if key.startswith("curve.")}
+            told = {
+                key.removeprefix("log."): value
+                for key, value in kept.items()
+                if key.startswith("log.")
+            }
+            self.log_book.curves |= {
+                key.removeprefix("curve."): value.tolist()
+                for key, value in told.items()
+                if key.startswith("curve.")
+            }
             self.log_book.seconds["train"] = float(told["seconds"])
             self.log_book.images += int(told["images"])
-            net.load_state_dict({key: value for key, value in kept.items() if not key.startswith("log.")})
+            net.load_state_dict(
+                {key: value for key, value in kept.items() if not key.startswith("log.")}
+            )
         return net.eval()
 
     def clean(self, n: int | None = None) -> Images:
-        """``n`` clean images of the reserve, chosen at random, or all of it; the record says how many were given.
+        """``n`` clean images of the reserve, chosen at random, or all of it; the record says how
+        many were given.
 
         Raises:
             InputError: the reserve holds fewer.
@@ -232,18 +332,28 @@ class Engine:
         held = 0 if self._reserve is None else len(self._reserve)
         n = held if n is None else n
         if self._reserve is None or not 0 < n <= held:
-            raise InputError(f"{n} clean images are asked for, but the protocol's reserve holds {held}: raise its share ({self.rules.reserve:g})")
+            raise InputError(
+                f"{n} clean images are asked for, but the protocol's reserve holds {held}: raise "
+                f"its share ({self.rules.reserve:g})"
+            )
         self.log_book.clean_given = max(self.log_book.clean_given, n)
-        return self._reserve[torch.randperm(held, generator=torch.Generator().manual_seed(seed_of(self.seed, "clean")))[:n].to(self.device)]
+        return self._reserve[
+            torch.randperm(
+                held, generator=torch.Generator().manual_seed(seed_of(self.seed, "clean"))
+            )[:n].to(self.device)
+        ]
 
     def clean_per_class(self, n: int) -> Images:
-        """``n`` clean images of every class, chosen at random from the reserve; the record says how many were given.
+        """``n`` clean images of every class, chosen at random from the reserve; the record says how
+        many were given.
 
         Raises:
             InputError: the reserve holds fewer of a class.
         """
         reserve = self._train[:0] if self._reserve is None else self._reserve
-        order = torch.randperm(len(reserve), generator=torch.Generator().manual_seed(seed_of(self.seed, "clean"))).to(self.device)
+        order = torch.randperm(
+            len(reserve), generator=torch.Generator().manual_seed(seed_of(self.seed, "clean"))
+        ).to(self.device)
         found = [order[reserve.y[order] == label][:n] for label in range(len(self.classes))]
         check_per_class([len(own) for own in found], n, self.classes, self.rules)
         self.log_book.clean_given = max(self.log_book.clean_given, n * len(self.classes))
@@ -255,25 +365,33 @@ class Engine:
             self.log_book.curves.setdefault(name, []).append(float(number))
 
     def probe(self, name: str, net: nn.Module | Callable[[Tensor], nn.Module]) -> None:
-        """Have another network than the result measured too, under ``name``, and its embeddings kept by ``--audit``; the defense never sees the outcome.
+        """Have another network than the result measured too, under ``name``, and its embeddings
+        kept by ``--audit``; the defense never sees the outcome.
 
-        A function is given 100 triggered test images, float (n, 3, h, w), when the defense is done, and returns the network.
+        A function is given 100 triggered test images, float (n, 3, h, w), when the defense is done,
+        and returns the network.
         """
         self.probes[name] = net
 
     def track(self, items: Sequence[Item], name: str) -> Iterator[Item]:
-        """The items one by one, for long work outside ``fit``: the progress bar of that name shows how far it is."""
+        """The items one by one, for long work outside ``fit``: the progress bar of that name shows
+        how far it is.
+        """
         tell = self._progress or (lambda *_: None)
         try:
             for i, item in enumerate(items):
                 tell(name, i, len(items))
                 yield item
-        finally:  # also where the loop ends early
+        # also where the loop ends early
+        finally:
             tell(name, len(items), len(items))
 
     def aside(self) -> AbstractContextManager[Any]:
-        """What is trained inside, with chance of its own, leaves the chance of what follows as it was."""
-        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])  # unless told, of every GPU there is, with a warning
+        """What is trained inside, with chance of its own, leaves the chance of what follows as it
+        was.
+        """
+        # unless told, of every GPU there is, with a warning
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 where the device computes it."""
@@ -283,13 +401,25 @@ class Engine:
         """uint8 -> float in [0, 1], in the memory layout that convolutions like."""
         return x.to(self.device, torch.float32, memory_format=torch.channels_last).div_(255)
 
-    def batches(self, images: Images, batch_size: int | None = None, *, train: bool = True, augmented: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self,
+        images: Images,
+        batch_size: int | None = None,
+        *,
+        train: bool = True,
+        augmented: bool = True,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass over the images as float batches (n, 3, h, w) in [0, 1] with their labels.
 
-        ``train``: shuffled, ``augmented`` unless told, without the incomplete last batch; otherwise in order, as they are, all of them.
+        ``train``: shuffled, ``augmented`` unless told, without the incomplete last batch; otherwise
+        in order, as they are, all of them.
         """
         size = min(batch_size or self.rules.recipe.batch_size, len(images))
-        order = torch.randperm(len(images), generator=self.rng).to(self.device, non_blocking=True) if train else torch.arange(len(images), device=self.device)
+        order = (
+            torch.randperm(len(images), generator=self.rng).to(self.device, non_blocking=True)
+            if train
+            else torch.arange(len(images), device=self.device)
+        )
         for index in order.split(size):
             if train and len(index) < size:
                 return
@@ -297,14 +427,25 @@ class Engine:
             yield self.view(x) if train and augmented else self.to_float(x), images.y[index]
 
     def view(self, x: Tensor) -> Tensor:
-        """A random augmentation of each of these uint8 images (n, 3, h, w), as the protocol has it: float in [0, 1]."""
+        """A random augmentation of each of these uint8 images (n, 3, h, w), as the protocol has it:
+        float in [0, 1].
+        """
         return self.to_float(augment(x, self.rules, self.rng))
 
     def fit(
-        self, net: nn.Module, images: Images, *, name: str = "train", epochs: int | None = None, steps: int | None = None,
-        loss: Loss = cross_entropy, recipe: Recipe | None = None, beside: tuple[Stateful, ...] = (), answers: Callable[[Tensor], nn.Module] | None = None,
+        self,
+        net: nn.Module,
+        images: Images,
+        *,
+        name: str = "train",
+        epochs: int | None = None,
+        steps: int | None = None,
+        loss: Loss = cross_entropy,
+        recipe: Recipe | None = None,
+        beside: tuple[Stateful, ...] = (),
+        answers: Callable[[Tensor], nn.Module] | None = None,
         augmented: bool = True,
-    ) -> nn.Module:  # fmt: skip
+    ) -> nn.Module:
         """Train ``net`` in place and return it in eval mode.
 
         Args:
@@ -312,9 +453,10 @@ class Engine:
             epochs: length, the recipe's unless told; ``steps`` counts it in batches instead.
             loss: what is minimised, (net, x, y) -> scalar.
             recipe: the protocol's unless told.
-            beside: modules and optimizers that ``loss`` trains itself, saved and restored with the net.
-            answers: the network that an audit measures in place of ``net``, where that is not what will answer in the end; given
-                100 clean test images, float (n, 3, h, w).
+            beside: modules and optimizers that ``loss`` trains itself, saved and restored with the
+                net.
+            answers: the network that an audit measures in place of ``net``, where that is not what
+                will answer in the end; given 100 clean test images, float (n, 3, h, w).
             augmented: by the protocol's rules; otherwise images are taken as they are.
 
         Raises:
@@ -329,9 +471,13 @@ class Engine:
         self._stage += 1
         done = self._restore(file, parts)
         net.train()
-        forward: Any = torch.compile(net, mode=self.compile) if self.compile and loss is cross_entropy else net
+        forward: Any = (
+            torch.compile(net, mode=self.compile) if self.compile and loss is cross_entropy else net
+        )
         while done < total:
-            start, sum_of_losses, before = time.perf_counter(), torch.zeros((), device=self.device), done
+            start = time.perf_counter()
+            sum_of_losses = torch.zeros((), device=self.device)
+            before = done
             for x, y in self.batches(images, recipe.batch_size, augmented=augmented):
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.lr_at(done / total)
@@ -347,14 +493,32 @@ class Engine:
                     break
             mean = float(sum_of_losses) / (done - before)
             if not torch.isfinite(torch.tensor(mean)):
-                where = f"stage {name!r}, epoch {-(-done // per_epoch)} ({recipe.optimizer}, lr {recipe.lr:g})"
-                raise Diverged(f"the loss is not finite in {where}: the training diverged and the cell has no result")
+                epoch = -(-done // per_epoch)
+                where = f"stage {name!r}, epoch {epoch} ({recipe.optimizer}, lr {recipe.lr:g})"
+                raise Diverged(
+                    f"the loss is not finite in {where}: the training diverged and the cell has no "
+                    "result"
+                )
             self.log(**{f"{name} loss": mean})
-            self.log_book.seconds[name] = self.log_book.seconds.get(name, 0.0) + time.perf_counter() - start
-            if self._audit and (answers or (isinstance(net, Net) and net.backbone.get_classifier().out_features == len(self.classes))):
-                self._look(self._audit, name, answers(self.to_float(self._audit.test.x[:100])) if answers else net)
+            self.log_book.seconds[name] = (
+                self.log_book.seconds.get(name, 0.0) + time.perf_counter() - start
+            )
+            if self._audit and (
+                answers
+                or (
+                    isinstance(net, Net)
+                    and net.backbone.get_classifier().out_features == len(self.classes)
+                )
+            ):
+                self._look(
+                    self._audit,
+                    name,
+                    answers(self.to_float(self._audit.test.x[:100])) if answers else net,
+                )
                 net.train()
-            if file and (done >= total or time.perf_counter() - self._saved[0] >= self._saved[1] / SAVING):
+            if file and (
+                done >= total or time.perf_counter() - self._saved[0] >= self._saved[1] / SAVING
+            ):
                 self._save(file, parts, done)
             if self._progress:
                 self._progress(f"{name}, epochs", -(-done // per_epoch), -(-total // per_epoch))
@@ -362,19 +526,29 @@ class Engine:
 
     def _look(self, audit: Audit, name: str, net: nn.Module) -> None:
         for seen, own in audit.seen.items():
-            self.log(**{f"{name}, {seen} loss": float(F.cross_entropy(self.predict(net, own), own.y))})
+            self.log(
+                **{f"{name}, {seen} loss": float(F.cross_entropy(self.predict(net, own), own.y))}
+            )
         for metric, (hits, n) in self.measure(net, audit.test, audit.triggered).items():
             self.log(**{f"{name}, {metric.upper()}": 100 * hits / max(1, n)})
 
     @torch.no_grad()
-    def predict(self, net: nn.Module, images: Images, output: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Logits float32 (n, classes) of the images as they are, in order; or another ``output`` of the net, such as ``net.features``."""
+    def predict(
+        self, net: nn.Module, images: Images, output: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Logits float32 (n, classes) of the images as they are, in order; or another ``output`` of
+        the net, such as ``net.features``.
+        """
         net.eval()
         return self._outputs({"": output or net}, images)[""]
 
     @torch.no_grad()
-    def _outputs(self, nets: Mapping[str, Callable[[Tensor], Tensor]], images: Images) -> dict[str, Tensor]:
-        """What each of several networks in eval mode makes of the images, batch by batch side by side: those that share a part compute it once."""
+    def _outputs(
+        self, nets: Mapping[str, Callable[[Tensor], Tensor]], images: Images
+    ) -> dict[str, Tensor]:
+        """What each of several networks in eval mode makes of the images, batch by batch side by
+        side: those that share a part compute it once.
+        """
         parts: dict[str, list[Tensor]] = {name: [] for name in nets}
         with self.autocast():
             for x, _ in self.batches(images, 500, train=False):
@@ -384,10 +558,12 @@ class Engine:
 
     @torch.no_grad()
     def settle(self, net: nn.Module, images: Images) -> nn.Module:
-        """Estimate the BatchNorm statistics anew, as the mean over one pass of ``images``, augmented as in training.
+        """Estimate the BatchNorm statistics anew, as the mean over one pass of ``images``,
+        augmented as in training.
 
-        As they are, images have other statistics than the crops that a network was trained on: those of 1,000 whole images cost a
-        WRN-16-1 nine points of accuracy, those of their crops half a point.
+        As they are, images have other statistics than the crops that a network was trained on:
+        those of 1,000 whole images cost a WRN-16-1 nine points of accuracy, those of their crops
+        half a point.
         """
         norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         momenta = [m.momentum for m in norms]
@@ -405,46 +581,75 @@ class Engine:
     def measure(self, net: nn.Module, test: Images, triggered: Poisoned) -> dict[str, list[int]]:
         """[hits, images] of CA, ASR and ARR.
 
-        CA: clean test images whose class is found. ASR: triggered images that get the attacker's label; ARR: those that get their true
-        class. ``triggered`` (from ``Attack.test_set``) holds no image whose true class is the attacker's label.
+        CA: clean test images whose class is found. ASR: triggered images that get the attacker's
+        label; ARR: those that get their true class. ``triggered`` (from ``Attack.test_set``) holds
+        no image whose true class is the attacker's label.
         """
         return self._measure({"": net}, test, triggered)[""]
 
-    def _measure(self, nets: Mapping[str, nn.Module], test: Images, triggered: Poisoned) -> dict[str, dict[str, list[int]]]:
+    def _measure(
+        self, nets: Mapping[str, nn.Module], test: Images, triggered: Poisoned
+    ) -> dict[str, dict[str, list[int]]]:
         for net in nets.values():
             net.eval()
-        clean, bad = self._outputs(nets, test), self._outputs(nets, triggered)
+        clean = self._outputs(nets, test)
+        bad = self._outputs(nets, triggered)
         found = {}
         for name in nets:
             said = bad[name].argmax(1)
-            hits = {"ca": clean[name].argmax(1) == test.y, "asr": said == triggered.y, "arr": said == triggered.true}
+            hits = {
+                "ca": clean[name].argmax(1) == test.y,
+                "asr": said == triggered.y,
+                "arr": said == triggered.true,
+            }
             found[name] = {metric: [int(hit.sum()), len(hit)] for metric, hit in hits.items()}
         return found
 
-    def measure_all(self, net: nn.Module, test: Images, triggered: Poisoned) -> tuple[dict[str, list[int]], dict[str, dict[str, list[int]]]]:
+    def measure_all(
+        self, net: nn.Module, test: Images, triggered: Poisoned
+    ) -> tuple[dict[str, list[int]], dict[str, dict[str, list[int]]]]:
         """As ``measure``, for the result and for each probe, in one pass."""
-        chosen = torch.randperm(len(triggered), generator=torch.Generator().manual_seed(seed_of(self.seed, "triggered")))[:100]
+        chosen = torch.randperm(
+            len(triggered), generator=torch.Generator().manual_seed(seed_of(self.seed, "triggered"))
+        )[:100]
         x = self.to_float(triggered.x[chosen.to(self.device)])
-        made = {name: probe if isinstance(probe, nn.Module) else probe(x) for name, probe in self.probes.items()}
+        made = {
+            name: probe if isinstance(probe, nn.Module) else probe(x)
+            for name, probe in self.probes.items()
+        }
         found = self._measure({"": net, **made}, test, triggered)
         return found.pop(""), found
 
-    def embeddings(self, net: nn.Module, test: Images, triggered: Poisoned, n: int = 500) -> dict[str, Tensor]:
-        """What the result and the probes make of ``n`` clean and ``n`` triggered test images, chosen at random.
+    def embeddings(
+        self, net: nn.Module, test: Images, triggered: Poisoned, n: int = 500
+    ) -> dict[str, Tensor]:
+        """What the result and the probes make of ``n`` clean and ``n`` triggered test images,
+        chosen at random.
 
         Returns:
-            "NAME/clean" and "NAME/triggered", float32 (n, d), for every embedding of every network that has any: those of its mapping
-            ``embeddings``, else its ``features``. NAME is the probe's ("" for the result) and the embedding's. With them "true/clean" and
+            "NAME/clean" and "NAME/triggered", float32 (n, d), for every embedding of every network
+            that has any: those of its mapping ``embeddings``, else its ``features``. NAME is the
+            probe's ("" for the result) and the embedding's. With them "true/clean" and
             "true/triggered", the classes of the images, int64 (n,).
         """
         order = torch.Generator().manual_seed(seed_of(self.seed, "embeddings"))
-        clean, bad = test[torch.randperm(len(test), generator=order)[:n]], triggered[torch.randperm(len(triggered), generator=order)[:n]]
+        clean = test[torch.randperm(len(test), generator=order)[:n]]
+        bad = triggered[torch.randperm(len(triggered), generator=order)[:n]]
         kept = {"true/clean": clean.y, "true/triggered": bad.true}
-        nets = {whose: one for whose, one in {"": net, **self.probes}.items() if isinstance(one, nn.Module)}
+        nets = {
+            whose: one
+            for whose, one in {"": net, **self.probes}.items()
+            if isinstance(one, nn.Module)
+        }
         for whose, one in nets.items():
-            for what, how in getattr(one, "embeddings", {"": one.features} if hasattr(one, "features") else {}).items():
+            for what, how in getattr(
+                one, "embeddings", {"": one.features} if hasattr(one, "features") else {}
+            ).items():
                 name = " ".join(filter(None, (whose, what)))
-                kept |= {f"{name}/clean": self.predict(one, clean, how), f"{name}/triggered": self.predict(one, bad, how)}
+                kept |= {
+                    f"{name}/clean": self.predict(one, clean, how),
+                    f"{name}/triggered": self.predict(one, bad, how),
+                }
         return kept
 
     def _optimizer(self, net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -454,7 +659,14 @@ class Engine:
         if recipe.optimizer in ("adam", "adamw"):
             kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
             return kind(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-        return torch.optim.SGD(trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True)
+        return torch.optim.SGD(
+            trained,
+            recipe.lr,
+            recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov,
+            fused=True,
+        )
 
     def _save(self, file: Path, parts: tuple[Stateful, ...], done: int) -> None:
         begun = time.perf_counter()
@@ -462,7 +674,15 @@ class Engine:
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
         buffer = io.BytesIO()
-        torch.save({"done": done, "parts": [p.state_dict() for p in parts], "random": random, "log": asdict(self.log_book)}, buffer)
+        torch.save(
+            {
+                "done": done,
+                "parts": [p.state_dict() for p in parts],
+                "random": random,
+                "log": asdict(self.log_book),
+            },
+            buffer,
+        )
         write_whole(file, buffer.getvalue())
         self._saved = time.perf_counter(), time.perf_counter() - begun
 

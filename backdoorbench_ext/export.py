@@ -1,4 +1,6 @@
-"""A poisoned data set as files: PNG folders with a manifest, or one ``.npz``; both are read back by ``folder:`` and ``npz:``."""
+"""A poisoned data set as files: PNG folders with a manifest, or one ``.npz``; both are read back by
+``folder:`` and ``npz:``.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,15 @@ from .suite import Cell
 FORMATS = ("png", "npz")
 
 
-def poisoned(cell: Cell, options: runner.Options, to: Path, form: str, progress: Progress | None = None) -> dict[str, int]:
-    """Write what a cell trains on and is measured by; how many images of each part. ``progress``: of what the attack learns, and of the files.
+def poisoned(
+    cell: Cell, options: runner.Options, to: Path, form: str, progress: Progress | None = None
+) -> dict[str, int]:
+    """Write what a cell trains on and is measured by; how many images of each part. ``progress``:
+    of what the attack learns, and of the files.
 
-    "png": ``to/train/<label>/``, ``test`` (clean), ``triggered`` (test images with the trigger), ``reserve`` (clean, held out of the training set);
-    ``manifest.csv`` has file, label, true label, poisoned (1 the trigger, 2 a cover image), ``spec.json`` all that decides the set. The folder
+    "png": ``to/train/<label>/``, ``test`` (clean), ``triggered`` (test images with the trigger),
+    ``reserve`` (clean, held out of the training set); ``manifest.csv`` has file, label, true label,
+    poisoned (1 the trigger, 2 a cover image), ``spec.json`` all that decides the set. The folder
     appears whole or not at all. "npz": the same in the file ``to``.
 
     Raises:
@@ -41,8 +47,15 @@ def poisoned(cell: Cell, options: runner.Options, to: Path, form: str, progress:
         raise InputError(f"{to} exists already; give another name")
     found, train = runner.prepare(cell, options, progress)
     test = found.test
-    sets: dict[str, Images] = {"train": train, "test": test, "triggered": found.triggered(), "reserve": found.reserve}
-    spec = {key: value for key, value in cell.spec().items() if key != "defense"} | {"surroundings": records.surroundings(pick_device(options.device))}
+    sets: dict[str, Images] = {
+        "train": train,
+        "test": test,
+        "triggered": found.triggered(),
+        "reserve": found.reserve,
+    }
+    spec = {key: value for key, value in cell.spec().items() if key != "defense"} | {
+        "surroundings": records.surroundings(pick_device(options.device))
+    }
     if form == "npz":
         _npz(sets, spec, to)
     else:
@@ -62,7 +75,9 @@ def _marks(images: Images) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _png(sets: dict[str, Images], folder: Path, progress: Progress | None) -> None:
-    total, done, rows = sum(len(images) for images in sets.values()), 0, []
+    total = sum(len(images) for images in sets.values())
+    done = 0
+    rows = []
     with ThreadPoolExecutor() as pool:
         for name, images in sets.items():
             classes = [c.replace("/", "_") for c in images.classes]
@@ -71,11 +86,25 @@ def _png(sets: dict[str, Images], folder: Path, progress: Progress | None) -> No
             true, marks = _marks(images)
             labels = images.y.cpu().numpy()
             for index in torch.arange(len(images)).split(1000):
-                pixels = images.x[index.to(images.x.device)].permute(0, 2, 3, 1).flip(3).contiguous().cpu().numpy()
+                pixels = (
+                    images.x[index.to(images.x.device)]
+                    .permute(0, 2, 3, 1)
+                    .flip(3)
+                    .contiguous()
+                    .cpu()
+                    .numpy()
+                )
                 files = [f"{name}/{classes[labels[i]]}/{i:06d}.png" for i in index.tolist()]
-                if not all(pool.map(lambda file, image: cv2.imwrite(str(folder / file), image), files, pixels)):
+                if not all(
+                    pool.map(
+                        lambda file, image: cv2.imwrite(str(folder / file), image), files, pixels
+                    )
+                ):
                     raise OSError(f"{folder}: an image could not be written")
-                rows += [(file, classes[labels[i]], classes[true[i]], marks[i]) for file, i in zip(files, index.tolist(), strict=True)]
+                rows += [
+                    (file, classes[labels[i]], classes[true[i]], marks[i])
+                    for file, i in zip(files, index.tolist(), strict=True)
+                ]
                 done += len(files)
                 if progress:
                     progress("images", done, total)
@@ -86,10 +115,16 @@ def _png(sets: dict[str, Images], folder: Path, progress: Progress | None) -> No
 
 
 def _npz(sets: dict[str, Images], spec: dict[str, object], file: Path) -> None:
-    arrays: dict[str, Any] = {"classes": np.array(sets["train"].classes), "spec": np.array(json.dumps(spec, sort_keys=True))}
+    arrays: dict[str, Any] = {
+        "classes": np.array(sets["train"].classes),
+        "spec": np.array(json.dumps(spec, sort_keys=True)),
+    }
     for name, images in sets.items():
         true, marks = _marks(images)
-        arrays |= {f"{name}_images": images.x.permute(0, 2, 3, 1).cpu().numpy(), f"{name}_labels": images.y.cpu().numpy()}
+        arrays |= {
+            f"{name}_images": images.x.permute(0, 2, 3, 1).cpu().numpy(),
+            f"{name}_labels": images.y.cpu().numpy(),
+        }
         arrays |= {f"{name}_true_labels": true, f"{name}_poisoned": marks}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)

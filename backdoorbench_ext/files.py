@@ -1,4 +1,6 @@
-"""Files written whole or not at all; and what several cells need, computed once: fitted attacks, refined training sets, victim models."""
+"""Files written whole or not at all; and what several cells need, computed once: fitted attacks,
+refined training sets, victim models.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,14 @@ def write_whole(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def once(file: Path | None, device: torch.device, compute: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-    """What ``compute`` returns, on ``device``, from ``file`` if somebody was here before; two processes never compute it twice.
+def once(
+    file: Path | None, device: torch.device, compute: Callable[[], Mapping[str, Tensor]]
+) -> Mapping[str, Tensor]:
+    """What ``compute`` returns, on ``device``, from ``file`` if somebody was here before; two
+    processes never compute it twice.
 
-    ``compute`` may keep the state of its trainings in ``file.with_suffix(".state")``, which is removed afterwards.
+    ``compute`` may keep the state of its trainings in ``file.with_suffix(".state")``, which is
+    removed afterwards.
 
     Raises:
         InputError: the file is damaged.
@@ -45,7 +51,12 @@ def once(file: Path | None, device: torch.device, compute: Callable[[], Mapping[
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
         if not file.exists():
-            write_whole(file, save({name: tensor.detach().cpu().contiguous() for name, tensor in compute().items()}))
+            write_whole(
+                file,
+                save(
+                    {name: tensor.detach().cpu().contiguous() for name, tensor in compute().items()}
+                ),
+            )
             shutil.rmtree(file.with_suffix(".state"), ignore_errors=True)
     try:
         return dict(load_file(file, device=str(device)))

@@ -1,4 +1,6 @@
-"""How far long work is: a bar for everything that reports, or, where there is no terminal to draw on, a line once a minute."""
+"""How far long work is: a bar for everything that reports, or, where there is no terminal to draw
+on, a line once a minute.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,34 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-LINE_EVERY = 60.0  # seconds
+# seconds
+LINE_EVERY = 60.0
 
 
 @contextmanager
 def bars(console: Console, whole: str = "") -> Iterator[Callable[[str, str, int, int], None]]:
-    """What is called with (whose, what, done, in all); a full bar goes, all but that of the ``whole``, which has no lines either."""
+    """What is called with (whose, what, done, in all); a full bar goes, all but that of the
+    ``whole``, which has no lines either.
+    """
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        console=console, disable=not console.is_terminal,
-    ) as drawn:  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as drawn:
         known: dict[str, TaskID] = {}
         said = time.monotonic()
 
@@ -28,9 +46,13 @@ def bars(console: Console, whole: str = "") -> Iterator[Callable[[str, str, int,
             name = ": ".join(filter(None, (whose, what)))
             if name not in known:
                 known[name] = drawn.add_task(escape(name), total=total)
-            drawn.update(known[name], completed=done, total=total, visible=done < total or name == whole)
+            drawn.update(
+                known[name], completed=done, total=total, visible=done < total or name == whole
+            )
             if name != whole and not console.is_terminal and time.monotonic() - said >= LINE_EVERY:
                 said = time.monotonic()
-                console.print(f"{name} {done}/{total}", highlight=False, markup=False, soft_wrap=True)
+                console.print(
+                    f"{name} {done}/{total}", highlight=False, markup=False, soft_wrap=True
+                )
 
         yield report

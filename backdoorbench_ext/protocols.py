@@ -1,4 +1,6 @@
-"""Protocols: all that must be equal for the methods of one table, named, frozen and printed under it."""
+"""Protocols: all that must be equal for the methods of one table, named, frozen and printed under
+it.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,15 @@ class Recipe:
 
     Args:
         epochs: passes over the training set.
-        batch_size: images a step; the incomplete last batch of an epoch is left out (the next epoch shuffles anew).
+        batch_size: images a step; the incomplete last batch of an epoch is left out (the next epoch
+            shuffles anew).
         optimizer: "sgd" (with ``momentum``, ``nesterov``), "adam", "adamw" or "adadelta".
         lr: the highest learning rate.
-        schedule: "step" multiplies the rate by 0.1 at each of ``milestones`` (shares of the training),
-            "cosine" goes down to 0, "one-cycle" rises linearly for 20 % and falls linearly to 0, "constant" stays.
-        weight_decay: L2 penalty through the optimizer, on all parameters; with "adamw" decoupled from the gradient.
+        schedule: "step" multiplies the rate by 0.1 at each of ``milestones`` (shares of the
+            training), "cosine" goes down to 0, "one-cycle" rises linearly for 20 % and falls
+            linearly to 0, "constant" stays.
+        weight_decay: L2 penalty through the optimizer, on all parameters; with "adamw" decoupled
+            from the gradient.
     """
 
     epochs: int = 100
@@ -36,7 +41,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
+            raise ValueError(
+                f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}"
+            )
 
     def lr_at(self, done: float) -> float:
         """The learning rate when the share ``done`` in [0, 1) of the steps has been taken."""
@@ -56,20 +63,22 @@ class Protocol:
     Args:
         name: what the table calls it.
         version: raised when the meaning or a value of any field changes.
-        model: the network, by timm's name; with a tag of timm's (``tf_efficientnet_b0.aa_in1k``) it is pretrained.
+        model: the network, by timm's name; with a tag of timm's (``tf_efficientnet_b0.aa_in1k``) it
+            is pretrained.
         recipe: how networks are trained.
         crop: padding in pixels (zeros) of the random crop, 0 for none.
         flip: flip half of the images left to right.
         cutout: side in pixels of one square set to 0 at a random place, 0 for none.
-        normalise: networks see (x - mean) / std with the mean and std a channel of the training images, or with those given
-            as ((r, g, b), (r, g, b)); otherwise [0, 1].
+        normalise: networks see (x - mean) / std with the mean and std a channel of the training
+            images, or with those given as ((r, g, b), (r, g, b)); otherwise [0, 1].
         target: target label.
         spare_target: leave the target class out of the pool that is poisoned.
-        reserve: share of the training images, class by class, held out before poisoning as the clean data of defenses that need some.
+        reserve: share of the training images, class by class, held out before poisoning as the
+            clean data of defenses that need some.
         overrides: data set name -> the fields that differ there.
 
-    The trigger is stamped on the stored image, before any augmentation. ASR and ARR are over the test images whose true class is
-    not the target; CA is over all test images.
+    The trigger is stamped on the stored image, before any augmentation. ASR and ARR are over the
+    test images whose true class is not the target; CA is over all test images.
     """
 
     name: str
@@ -86,7 +95,8 @@ class Protocol:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.normalise, bool):  # JSON knows no tuples
+        # JSON knows no tuples
+        if not isinstance(self.normalise, bool):
             mean, std = self.normalise
             object.__setattr__(self, "normalise", (tuple(mean), tuple(std)))
 
@@ -100,10 +110,16 @@ class Protocol:
 
     def __str__(self) -> str:
         r = self.recipe
-        augment = [f"crop {self.crop}" * bool(self.crop), "flip" * self.flip, f"cutout {self.cutout}" * bool(self.cutout)]
+        augment = [
+            f"crop {self.crop}" * bool(self.crop),
+            "flip" * self.flip,
+            f"cutout {self.cutout}" * bool(self.cutout),
+        ]
         return (
-            f"{self.name} v{self.version}: {self.model}, {r.epochs} epochs, batch {r.batch_size}, {r.optimizer} lr {r.lr:g} {r.schedule}, "
-            f"weight decay {r.weight_decay:g}, augmentation {' + '.join(filter(None, augment)) or 'none'} after stamping, "
+            f"{self.name} v{self.version}: {self.model}, {r.epochs} epochs, batch {r.batch_size}, "
+            f"{r.optimizer} lr {r.lr:g} {r.schedule}, "
+            f"weight decay {r.weight_decay:g}, augmentation "
+            f"{' + '.join(filter(None, augment)) or 'none'} after stamping, "
             f"{'normalised' if self.normalise else 'inputs in [0, 1]'}, target {self.target}, "
             f"pool {'without' if self.spare_target else 'with'} the target class, "
             f"clean reserve {100 * self.reserve:g} %, ASR and ARR without the target class"
@@ -113,32 +129,56 @@ class Protocol:
 CBD = Protocol(
     name="CBD",
     recipe=Recipe(epochs=100, batch_size=64, lr=0.1, milestones=(0.2, 0.7), weight_decay=1e-4),
-    cutout=2,  # the releases of ABL and CBD write Cutout(1, 3), whose hole is 2x2
+    # the releases of ABL and CBD write Cutout(1, 3), whose hole is 2x2
+    cutout=2,
     overrides={
-        "gtsrb": {"target": 1, "recipe": Recipe(epochs=100, batch_size=64, lr=0.01, milestones=(0.2, 0.7), weight_decay=1e-4)},
+        "gtsrb": {
+            "target": 1,
+            "recipe": Recipe(
+                epochs=100, batch_size=64, lr=0.01, milestones=(0.2, 0.7), weight_decay=1e-4
+            ),
+        },
         "imagenette": {"model": "resnet34"},
     },
 )
-"""CBD, section 5.1 and appendix A.3 (CVPR 2023, https://arxiv.org/abs/2303.06818); the batch size is the release's."""
+"""CBD, section 5.1 and appendix A.3 (CVPR 2023, https://arxiv.org/abs/2303.06818); the batch size
+is the release's.
+"""
 
 MCCI = Protocol(
     name="MCCI",
     model="resnet18_cifar",
-    recipe=Recipe(epochs=100, batch_size=128, optimizer="adadelta", lr=0.1, milestones=(0.3, 0.6, 0.9), weight_decay=1e-4),
+    recipe=Recipe(
+        epochs=100,
+        batch_size=128,
+        optimizer="adadelta",
+        lr=0.1,
+        milestones=(0.3, 0.6, 0.9),
+        weight_decay=1e-4,
+    ),
     crop=0,
     overrides={"gtsrb": {"target": 1}, "imagenette": {"model": "efficientnet_b0"}},
 )
-"""MCCI, appendix I (ICLR 2025, https://openreview.net/forum?id=ho4mNiwr2n); optimizer and augmentation are the release's."""
+"""MCCI, appendix I (ICLR 2025, https://openreview.net/forum?id=ho4mNiwr2n); optimizer and
+augmentation are the release's.
+"""
 
 BACKDOORBENCH = Protocol(
     name="BackdoorBench",
-    version=3,  # 1 normalised by the training images' own mean and std; up to 2 its network's convolutions were initialised as a WRN's
+    # 1 normalised by the training images' own mean and std; up to 2 its network's convolutions were
+    # initialised as a WRN's
+    version=3,
     model="preactresnet18",
     recipe=Recipe(epochs=100, batch_size=128, lr=0.01, schedule="cosine", weight_decay=5e-4),
     normalise=True,
     overrides={
         "cifar10": {"normalise": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))},
-        "gtsrb": {"normalise": False, "recipe": Recipe(epochs=50, batch_size=128, lr=0.01, schedule="cosine", weight_decay=5e-4)},
+        "gtsrb": {
+            "normalise": False,
+            "recipe": Recipe(
+                epochs=50, batch_size=128, lr=0.01, schedule="cosine", weight_decay=5e-4
+            ),
+        },
     },
 )
 """BackdoorBench's prototype configuration (https://github.com/SCLBD/BackdoorBench)."""

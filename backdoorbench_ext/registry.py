@@ -1,7 +1,8 @@
 """From a name such as ``cbd`` or ``cbd[beta=1e-3]`` to an object, ours or a third party's.
 
-An entry point of the group ``backdoorbench_ext.<kind>`` names a package; each module in it is one entry, known by its
-file name and imported only when asked for. ``add_file`` registers a single file, which is what ``--plugin FILE`` does.
+An entry point of the group ``backdoorbench_ext.<kind>`` names a package; each module in it is one
+entry, known by its file name and imported only when asked for. ``add_file`` registers a single
+file, which is what ``--plugin FILE`` does.
 """
 
 from __future__ import annotations
@@ -24,26 +25,40 @@ from typing import Any
 from .api import Attack, Defense, InputError, Method
 
 BASES: dict[str, type[Method]] = {"attacks": Attack, "defenses": Defense}
-SCHEMES = dict.fromkeys(("record", "backdoorbench"), "backdoorbench_ext.toolbox.attacks")  # attacks of other toolboxes: "record:FOLDER"
-_plugins: dict[tuple[str, str], str] = {}  # (kind, name) -> dotted module, from add_file
+# attacks of other toolboxes: "record:FOLDER"
+SCHEMES = dict.fromkeys(("record", "backdoorbench"), "backdoorbench_ext.toolbox.attacks")
+# (kind, name) -> dotted module, from add_file
+_plugins: dict[tuple[str, str], str] = {}
 
 
 @lru_cache(maxsize=8)
 def _installed(kind: str) -> dict[str, str]:
-    """What installed packages provide; looked up once a process, since asking for entry points reads the metadata of every package there is."""
+    """What installed packages provide; looked up once a process, since asking for entry points
+    reads the metadata of every package there is.
+    """
     found: dict[str, str] = {}
     for point in entry_points(group=f"backdoorbench_ext.{kind}"):
         package = point.load()
         for info in pkgutil.iter_modules(package.__path__):
             path = f"{package.__name__}.{info.name}"
             if not info.ispkg and found.setdefault(info.name, path) != path:
-                raise InputError(f"two {kind} are called {info.name!r}: {found[info.name]} and {path}")
+                raise InputError(
+                    f"two {kind} are called {info.name!r}: {found[info.name]} and {path}"
+                )
     return found
 
 
 def modules(kind: str) -> dict[str, str]:
-    """File name -> dotted module of every entry of ``kind`` ("attacks", "defenses", "benchmarks"); imports none of them."""
-    return dict(sorted((_installed(kind) | {name: path for (k, name), path in _plugins.items() if k == kind}).items()))
+    """File name -> dotted module of every entry of ``kind`` ("attacks", "defenses", "benchmarks");
+    imports none of them.
+    """
+    return dict(
+        sorted(
+            (
+                _installed(kind) | {name: path for (k, name), path in _plugins.items() if k == kind}
+            ).items()
+        )
+    )
 
 
 def nearest(name: str, known: Iterable[str], kind: str) -> InputError:
@@ -66,7 +81,9 @@ def module(kind: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(known[name])
     except Exception as error:
-        raise InputError(f"{kind} {name!r} ({known[name]}) cannot be imported: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"{kind} {name!r} ({known[name]}) cannot be imported: {type(error).__name__}: {error}"
+        ) from error
 
 
 def methods(mod: ModuleType, kind: str) -> list[type[Method]]:
@@ -80,12 +97,16 @@ def get_class(kind: str, name: str) -> type[Any]:
     mod = module(kind, name)
     own = methods(mod, kind)
     if len(own) != 1:
-        raise InputError(f"{mod.__file__} must define one {BASES[kind].__name__}, it defines {len(own)}")
+        raise InputError(
+            f"{mod.__file__} must define one {BASES[kind].__name__}, it defines {len(own)}"
+        )
     return own[0]
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """``cbd[beta=1e-3, variant=release]`` -> ("cbd", {"beta": 0.001, "variant": "release"}); a bare word is a string."""
+    """``cbd[beta=1e-3, variant=release]`` -> ("cbd", {"beta": 0.001, "variant": "release"}); a bare
+    word is a string.
+    """
     name, bracket, rest = text.strip().partition("[")
     if not bracket:
         return name, {}
@@ -107,11 +128,17 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
 def join(name: str, options: Mapping[str, Any]) -> str:
     """The text that ``parse`` takes apart."""
-    return f"{name}[{','.join(f'{key}={value}' for key, value in options.items())}]" if options else name
+    return (
+        f"{name}[{','.join(f'{key}={value}' for key, value in options.items())}]"
+        if options
+        else name
+    )
 
 
 def split(text: str) -> list[str]:
-    """Split at the commas that stand outside brackets and quotes: ``a[x=1,y=2],b`` -> ["a[x=1,y=2]", "b"]."""
+    """Split at the commas that stand outside brackets and quotes: ``a[x=1,y=2],b`` ->
+    ["a[x=1,y=2]", "b"].
+    """
     parts = re.findall(r"""(?:"[^"]*"|'[^']*'|\[(?:[^\[\]]|\[[^\]]*\])*\]|[^,])+""", text)
     return [part.strip() for part in parts if part.strip()]
 
@@ -120,7 +147,8 @@ def create(kind: str, text: str) -> Any:
     """``cbd`` -> CBD(); ``cbd[beta=1e-3]`` -> CBD(beta=1e-3).
 
     Raises:
-        InputError: an unknown name (with the nearest one), an unknown option, a value of the wrong type or out of range.
+        InputError: an unknown name (with the nearest one), an unknown option, a value of the wrong
+            type or out of range.
     """
     name, options = parse(text)
     scheme, colon, rest = name.partition(":")
@@ -141,10 +169,12 @@ def create(kind: str, text: str) -> Any:
 
 
 def add_file(path: Path) -> list[tuple[str, str]]:
-    """Register one Python file under its name, as whatever it defines; the (kind, name) pairs that it adds.
+    """Register one Python file under its name, as whatever it defines; the (kind, name) pairs that
+    it adds.
 
     Raises:
-        InputError: the file is missing, cannot be imported, defines neither an attack nor a defense nor a benchmark, or takes a name that is in use.
+        InputError: the file is missing, cannot be imported, defines neither an attack nor a defense
+            nor a benchmark, or takes a name that is in use.
     """
     if not path.is_file():
         raise InputError(f"plugin {path}: no such file")
@@ -157,8 +187,12 @@ def add_file(path: Path) -> list[tuple[str, str]]:
     try:
         spec.loader.exec_module(mod)
     except Exception as error:
-        raise InputError(f"plugin {path} cannot be imported: {type(error).__name__}: {error}") from error
-    kinds = [kind for kind in BASES if methods(mod, kind)] + (["benchmarks"] if hasattr(mod, "SUITE") else [])
+        raise InputError(
+            f"plugin {path} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    kinds = [kind for kind in BASES if methods(mod, kind)] + (
+        ["benchmarks"] if hasattr(mod, "SUITE") else []
+    )
     if not kinds:
         raise InputError(f"plugin {path} defines no Attack, Defense or SUITE")
     for kind in kinds:

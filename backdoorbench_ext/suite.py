@@ -59,7 +59,12 @@ class Cell:
 
     def path(self) -> Path:
         """Where the record lies, below the folder of the suite."""
-        folder = Path(*(part.replace("/", "_").replace(":", "_") for part in (self.dataset, self.attack, self.defense)))
+        folder = Path(
+            *(
+                part.replace("/", "_").replace(":", "_")
+                for part in (self.dataset, self.attack, self.defense)
+            )
+        )
         return folder / f"rate{self.rate:g}-seed{self.seed}-{digest(self.spec())}.json"
 
 
@@ -67,10 +72,11 @@ class Cell:
 class Suite:
     """A grid, read as data sets x attacks x defenses x rates x seeds.
 
-    ``own_rates``: attack -> its poisoning rate in place of ``rates``, for clean-label attacks, which have only the target class to poison.
-    ``leave_out``: pairs of a data set, an attack or a defense that are not run together.
-    ``audit``: its cells are there to be looked into, ``bbx run --audit`` or not.
-    ``reported`` holds published numbers, in percent, by (dataset, attack, defense, rate): {"ca": ..., "asr": ..., "arr": ...}.
+    ``own_rates``: attack -> its poisoning rate in place of ``rates``, for clean-label attacks,
+    which have only the target class to poison. ``leave_out``: pairs of a data set, an attack or a
+    defense that are not run together. ``audit``: its cells are there to be looked into, ``bbx run
+    --audit`` or not. ``reported`` holds published numbers, in percent, by (dataset, attack,
+    defense, rate): {"ca": ..., "asr": ..., "arr": ...}.
     """
 
     name: str
@@ -83,16 +89,24 @@ class Suite:
     own_rates: Mapping[str, float] = field(default_factory=dict)
     leave_out: tuple[tuple[str, str], ...] = ()
     audit: bool = False
-    reported: Mapping[tuple[str, str, str, float], Mapping[str, float]] = field(default_factory=dict)
+    reported: Mapping[tuple[str, str, str, float], Mapping[str, float]] = field(
+        default_factory=dict
+    )
 
     def cells(self, only: str = "") -> list[Cell]:
-        """The cells whose path contains each word of ``only``, those that share a training beside each other.
+        """The cells whose path contains each word of ``only``, those that share a training beside
+        each other.
 
         Raises:
-            InputError: an unknown name or option, a network that timm does not know, or nothing left.
+            InputError: an unknown name or option, a network that timm does not know, or nothing
+                left.
         """
         models.check(self.protocol.model)
-        rows = [(attack, rate) for attack in self.attacks for rate in ((self.own_rates[attack],) if attack in self.own_rates else self.rates)]
+        rows = [
+            (attack, rate)
+            for attack in self.attacks
+            for rate in ((self.own_rates[attack],) if attack in self.own_rates else self.rates)
+        ]
         grid = product(self.datasets, rows, self.defenses, self.seeds)
         cells = [
             Cell(dataset, attack, defense, rate, seed, self.protocol)
@@ -101,35 +115,76 @@ class Suite:
         ]
         kept = [cell for cell in cells if all(word in str(cell.path()) for word in only.split())]
         if not kept:
-            raise InputError(f"no cell of {self.name} has {only!r} in its path; `bbx run {self.name} --dry-run` shows them")
+            raise InputError(
+                f"no cell of {self.name} has {only!r} in its path; `bbx run {self.name} --dry-run` "
+                "shows them"
+            )
         order = {digest(cell.training_spec()): i for i, cell in reversed(list(enumerate(kept)))}
         return sorted(kept, key=lambda cell: order[digest(cell.training_spec())])
 
     def changed(
-        self, *, epochs: int | None = None, model: str | None = None, target: int | None = None, seeds: tuple[int, ...] = (), rates: tuple[float, ...] = (),
+        self,
+        *,
+        epochs: int | None = None,
+        model: str | None = None,
+        target: int | None = None,
+        seeds: tuple[int, ...] = (),
+        rates: tuple[float, ...] = (),
         scale: float | None = None,
-    ) -> Suite:  # fmt: skip
-        """The same grid under other terms; its cells then have specs, and so records, of their own. ``rates`` hold for every attack."""
+    ) -> Suite:
+        """The same grid under other terms; its cells then have specs, and so records, of their own.
+        ``rates`` hold for every attack.
+        """
         if scale is not None:
-            return self._scaled(scale).changed(epochs=epochs, model=model, target=target, seeds=seeds, rates=rates)
+            return self._scaled(scale).changed(
+                epochs=epochs, model=model, target=target, seeds=seeds, rates=rates
+            )
         protocol = self.protocol
         if epochs is not None and epochs < 1:
             raise InputError(f"epochs must be at least 1, not {epochs}")
         if epochs or model or target is not None:
 
             def change(fields: Mapping[str, Any]) -> dict[str, Any]:
-                recipe = {"recipe": replace(fields["recipe"], epochs=epochs)} if epochs and "recipe" in fields else {}
+                recipe = (
+                    {"recipe": replace(fields["recipe"], epochs=epochs)}
+                    if epochs and "recipe" in fields
+                    else {}
+                )
                 others = {"model": model, "target": target}
-                return {**fields, **recipe, **{k: v for k, v in others.items() if v is not None and k in fields}}
+                return {
+                    **fields,
+                    **recipe,
+                    **{k: v for k, v in others.items() if v is not None and k in fields},
+                }
 
-            own = change({"recipe": protocol.recipe, "model": protocol.model, "target": protocol.target})
-            protocol = replace(protocol, name=f"{protocol.name} (changed)", overrides={k: change(v) for k, v in protocol.overrides.items()}, **own)
-        said = (f"epochs{epochs}" if epochs else "", (model or "").replace(":", "_"), "" if target is None else f"target{target}")
+            own = change(
+                {"recipe": protocol.recipe, "model": protocol.model, "target": protocol.target}
+            )
+            protocol = replace(
+                protocol,
+                name=f"{protocol.name} (changed)",
+                overrides={k: change(v) for k, v in protocol.overrides.items()},
+                **own,
+            )
+        said = (
+            f"epochs{epochs}" if epochs else "",
+            (model or "").replace(":", "_"),
+            "" if target is None else f"target{target}",
+        )
         name = "-".join(filter(None, (self.name, *said)))
-        return replace(self, name=name, protocol=protocol, seeds=seeds or self.seeds, rates=rates or self.rates, own_rates={} if rates else self.own_rates)
+        return replace(
+            self,
+            name=name,
+            protocol=protocol,
+            seeds=seeds or self.seeds,
+            rates=rates or self.rates,
+            own_rates={} if rates else self.own_rates,
+        )
 
     def _scaled(self, scale: float) -> Suite:
-        """A share of the training set, of the protocol's epochs, and of the lengths that methods have of their own."""
+        """A share of the training set, of the protocol's epochs, and of the lengths that methods
+        have of their own.
+        """
         if not 0 < scale <= 1:
             raise InputError(f"scale must lie in (0, 1], not {scale:g}")
         if scale == 1:
@@ -138,44 +193,86 @@ class Suite:
         def shorter(fields: Mapping[str, Any]) -> dict[str, Any]:
             made = {**fields}
             if "recipe" in made:
-                made["recipe"] = replace(made["recipe"], epochs=max(1, round(scale * made["recipe"].epochs)))
+                made["recipe"] = replace(
+                    made["recipe"], epochs=max(1, round(scale * made["recipe"].epochs))
+                )
             return made
 
         def data(text: str) -> str:
             name, options = registry.parse(text)
             train = options.get("train", 1.0)
-            options["train"] = max(1, round(scale * train)) if isinstance(train, int) else scale * train
+            options["train"] = (
+                max(1, round(scale * train)) if isinstance(train, int) else scale * train
+            )
             return registry.join(name, options)
 
         def method(kind: str, text: str) -> str:
-            (name, options), made = registry.parse(text), registry.create(kind, text)
-            lengths = {f.name: (getattr(made, f.name), f.metadata.get("low") or 0) for f in fields(made) if f.metadata.get("length")}
-            return registry.join(name, options | {key: max(int(low), round(scale * value)) for key, (value, low) in lengths.items() if value is not None})
+            name, options = registry.parse(text)
+            made = registry.create(kind, text)
+            lengths = {
+                f.name: (getattr(made, f.name), f.metadata.get("low") or 0)
+                for f in fields(made)
+                if f.metadata.get("length")
+            }
+            return registry.join(
+                name,
+                options
+                | {
+                    key: max(int(low), round(scale * value))
+                    for key, (value, low) in lengths.items()
+                    if value is not None
+                },
+            )
 
-        protocol, names = self.protocol, {d: data(d) for d in self.datasets}
-        names |= {a: method("attacks", a) for a in self.attacks} | {d: method("defenses", d) for d in self.defenses}
+        protocol = self.protocol
+        names = {d: data(d) for d in self.datasets}
+        names |= {a: method("attacks", a) for a in self.attacks} | {
+            d: method("defenses", d) for d in self.defenses
+        }
         overrides = {key: shorter(value) for key, value in protocol.overrides.items()}
-        protocol = replace(protocol, name=f"{protocol.name}, scale {scale:g}", overrides=overrides, recipe=shorter({"recipe": protocol.recipe})["recipe"])
+        protocol = replace(
+            protocol,
+            name=f"{protocol.name}, scale {scale:g}",
+            overrides=overrides,
+            recipe=shorter({"recipe": protocol.recipe})["recipe"],
+        )
         return replace(
-            self, name=f"{self.name}-scale{scale:g}", protocol=protocol,
-            datasets=tuple(names[d] for d in self.datasets), attacks=tuple(names[a] for a in self.attacks), defenses=tuple(names[d] for d in self.defenses),
-            own_rates={names[a]: rate for a, rate in self.own_rates.items()}, leave_out=tuple((names[a], names[b]) for a, b in self.leave_out),
-            reported={(names.get(d, d), names.get(a, a), names.get(f, f), rate): value for (d, a, f, rate), value in self.reported.items()},
-        )  # fmt: skip
+            self,
+            name=f"{self.name}-scale{scale:g}",
+            protocol=protocol,
+            datasets=tuple(names[d] for d in self.datasets),
+            attacks=tuple(names[a] for a in self.attacks),
+            defenses=tuple(names[d] for d in self.defenses),
+            own_rates={names[a]: rate for a, rate in self.own_rates.items()},
+            leave_out=tuple((names[a], names[b]) for a, b in self.leave_out),
+            reported={
+                (names.get(d, d), names.get(a, a), names.get(f, f), rate): value
+                for (d, a, f, rate), value in self.reported.items()
+            },
+        )
 
     def joined(self, folder: Path, axes: Sequence[str] = ("rates", "seeds")) -> Suite:
-        """With the values that the grid of ``folder`` has on ``axes``, if it is of the same protocol: what ran there before stays in the tables."""
+        """With the values that the grid of ``folder`` has on ``axes``, if it is of the same
+        protocol: what ran there before stays in the tables.
+        """
         if not (folder / FILE).exists():
             return self
         before = _read(folder / FILE)
         if (before.protocol, before.own_rates) != (self.protocol, self.own_rates):
             return self
-        both: dict[str, Any] = {axis: tuple(dict.fromkeys((*getattr(before, axis), *getattr(self, axis)))) for axis in axes}
+        both: dict[str, Any] = {
+            axis: tuple(dict.fromkeys((*getattr(before, axis), *getattr(self, axis))))
+            for axis in axes
+        }
         return replace(self, **both)
 
     def save(self, folder: Path) -> None:
-        """Write the grid and the protocol as ``suite.json``, so that tables and plots of a folder need no Python file."""
-        grid = asdict(self) | {"reported": [[*key, dict(value)] for key, value in self.reported.items()]}
+        """Write the grid and the protocol as ``suite.json``, so that tables and plots of a folder
+        need no Python file.
+        """
+        grid = asdict(self) | {
+            "reported": [[*key, dict(value)] for key, value in self.reported.items()]
+        }
         write_whole(folder / FILE, (json.dumps(grid, indent=1, sort_keys=True) + "\n").encode())
 
 
@@ -188,7 +285,8 @@ def load(name: str) -> Suite:
     """The suite of a benchmark's name, of a ``.py`` file, or of a folder of results.
 
     Raises:
-        InputError: no such benchmark, its file defines no ``SUITE``, or the folder holds no readable ``suite.json``.
+        InputError: no such benchmark, its file defines no ``SUITE``, or the folder holds no
+            readable ``suite.json``.
     """
     if is_results(name):
         return _read(Path(name) / FILE)
@@ -205,16 +303,26 @@ def _read(file: Path) -> Suite:
     def recipe(fields: Mapping[str, Any]) -> dict[str, Any]:
         made = {**fields}
         if "recipe" in made:
-            made["recipe"] = Recipe(**(made["recipe"] | {"milestones": tuple(made["recipe"]["milestones"])}))
+            made["recipe"] = Recipe(
+                **(made["recipe"] | {"milestones": tuple(made["recipe"]["milestones"])})
+            )
         return made
 
     try:
         grid = json.loads(file.read_text())
         protocol = recipe(grid.pop("protocol"))
-        protocol["overrides"] = {name: recipe(fields) for name, fields in protocol["overrides"].items()}
+        protocol["overrides"] = {
+            name: recipe(fields) for name, fields in protocol["overrides"].items()
+        }
         reported = {(d, a, f, r): value for d, a, f, r, value in grid.pop("reported")}
         grid["leave_out"] = [tuple(pair) for pair in grid.get("leave_out", [])]
-        axes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in grid.items() if key != "description"}
+        axes: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in grid.items()
+            if key != "description"
+        }
         return Suite(**axes, protocol=Protocol(**protocol), reported=reported)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: not a suite of results ({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"{file}: not a suite of results ({type(error).__name__}: {error})"
+        ) from error

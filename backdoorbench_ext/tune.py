@@ -1,4 +1,6 @@
-"""Choosing a defense's options by cross-validation on the poisoned training set, as a defender can: no clean image, no test image."""
+"""Choosing a defense's options by cross-validation on the poisoned training set, as a defender can:
+no clean image, no test image.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from .suite import Cell, digest
 
 
 def choices(defense: str, grid: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Every combination of the values in ``grid``, as names: ``cbd`` and {"t1": [3, 5]} -> ["cbd[t1=3]", "cbd[t1=5]"].
+    """Every combination of the values in ``grid``, as names: ``cbd`` and {"t1": [3, 5]} ->
+    ["cbd[t1=3]", "cbd[t1=5]"].
 
     Raises:
         InputError: an unknown option, a value out of range, or nothing to choose from.
@@ -40,37 +43,79 @@ def choices(defense: str, grid: Mapping[str, Sequence[Any]]) -> list[str]:
     return made
 
 
-def cross_validate(cell: Cell, names: Sequence[str], folds: int, options: runner.Options, console: Console | None = None) -> dict[str, list[float]]:
-    """For each name the accuracy, in [0, 1], on each held-out fold of the poisoned training set, by the labels given there.
+def cross_validate(
+    cell: Cell,
+    names: Sequence[str],
+    folds: int,
+    options: runner.Options,
+    console: Console | None = None,
+) -> dict[str, list[float]]:
+    """For each name the accuracy, in [0, 1], on each held-out fold of the poisoned training set, by
+    the labels given there.
 
-    Finished folds are kept in ``<out>/tune/``, with the state of the one at hand: a killed run goes on where it was.
+    Finished folds are kept in ``<out>/tune/``, with the state of the one at hand: a killed run goes
+    on where it was.
 
     Raises:
         InputError: fewer than 2 folds, or more than images; or as ``runner.parts``.
     """
-    console, results = console or Console(stderr=True), dict[str, list[float]]()
+    console = console or Console(stderr=True)
+    results = dict[str, list[float]]()
     with bars(console, "folds") as told:
         found, poisoned = runner.prepare(cell, options, partial(told, cell.attack))
-        train, device = poisoned.observed(), pick_device(options.device)
+        train = poisoned.observed()
+        device = pick_device(options.device)
         if not 2 <= folds <= len(train):
             raise InputError(f"folds must lie in [2, {len(train)}], not {folds}")
-        fold = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of(cell.seed, "folds"))) % folds
+        fold = (
+            torch.randperm(
+                len(train), generator=torch.Generator().manual_seed(seed_of(cell.seed, "folds"))
+            )
+            % folds
+        )
         for name in names:
             spec = replace(cell, defense=name).spec()
-            file = options.out / "tune" / f"{registry.parse(name)[0]}-{digest(spec | {'folds': folds})}.json"
+            file = (
+                options.out
+                / "tune"
+                / f"{registry.parse(name)[0]}-{digest(spec | {'folds': folds})}.json"
+            )
             done = json.loads(file.read_text())["accuracy"] if file.exists() else []
             for k in range(len(done), folds):
                 told("folds", "", folds * len(results) + k, folds * len(names))
-                held, this, state = (fold == k).to(device), f"{name}, fold {k + 1} of {folds}", file.with_suffix(f".fold{k}")
-                seed, progress = seed_of(cell.seed, "tuning", k), partial(told, this)
-                engine = Engine(found.rules, train[~held], found.reserve, seed=seed, device=device, state=state, progress=progress)
+                held = (fold == k).to(device)
+                this = f"{name}, fold {k + 1} of {folds}"
+                state = file.with_suffix(f".fold{k}")
+                seed = seed_of(cell.seed, "tuning", k)
+                progress = partial(told, this)
+                engine = Engine(
+                    found.rules,
+                    train[~held],
+                    found.reserve,
+                    seed=seed,
+                    device=device,
+                    state=state,
+                    progress=progress,
+                )
                 defense = registry.create("defenses", name)
                 net = defense.finish(defense.fit(train[~held], engine), engine)
                 own = train[held]
                 done.append(float((engine.predict(net, own).argmax(1) == own.y).float().mean()))
-                write_whole(file, (json.dumps({"spec": spec, "folds": folds, "accuracy": done}, indent=1, sort_keys=True) + "\n").encode())
+                write_whole(
+                    file,
+                    (
+                        json.dumps(
+                            {"spec": spec, "folds": folds, "accuracy": done},
+                            indent=1,
+                            sort_keys=True,
+                        )
+                        + "\n"
+                    ).encode(),
+                )
                 shutil.rmtree(state, ignore_errors=True)
-                console.print(f"{this}: {100 * done[-1]:.2f}", highlight=False, markup=False, soft_wrap=True)
+                console.print(
+                    f"{this}: {100 * done[-1]:.2f}", highlight=False, markup=False, soft_wrap=True
+                )
             results[name] = done
         told("folds", "", folds * len(names), folds * len(names))
     return results

@@ -17,15 +17,24 @@ from .engine import Engine
 
 @dataclass(frozen=True)
 class WrappedAttack(Attack):
-    """What is the base's stays the base's: its labels, what it learns, its cover images. A subclass writes ``trigger`` or ``refine``."""
+    """What is the base's stays the base's: its labels, what it learns, its cover images. A subclass
+    writes ``trigger`` or ``refine``.
+    """
 
-    label_mode: str = option("as base", "which images are poisoned: the base's option decides", choices=("as base", "all-to-one", "all-to-all", "clean-label"))
+    label_mode: str = option(
+        "as base",
+        "which images are poisoned: the base's option decides",
+        choices=("as base", "all-to-one", "all-to-all", "clean-label"),
+    )
     base: str = option("badnets", "the attack that is changed, with its options")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.inner.refines:
-            raise InputError(f"base {self.base!r} makes its training images itself and cannot be changed; take another attack")
+            raise InputError(
+                f"base {self.base!r} makes its training images itself and cannot be changed; take "
+                "another attack"
+            )
         object.__setattr__(self, "label_mode", self.inner.label_mode)
 
     @cached_property
@@ -36,10 +45,16 @@ class WrappedAttack(Attack):
     @property
     def inner(self) -> Attack:
         """The base, with what it has learned."""
-        return self._made.fitted(self.learned) if self._made.learns and "_learned" in vars(self) else self._made
+        return (
+            self._made.fitted(self.learned)
+            if self._made.learns and "_learned" in vars(self)
+            else self._made
+        )
 
     def spec(self) -> dict[str, Any]:
-        return super().spec() | {"base": {"name": registry.parse(self.base)[0], **self.inner.spec()}}
+        return super().spec() | {
+            "base": {"name": registry.parse(self.base)[0], **self.inner.spec()}
+        }
 
     @property
     def learns(self) -> bool:

@@ -1,9 +1,12 @@
-"""Every attack against no defense, on a fifth of CIFAR-10: does the backdoor take, and what does it cost clean accuracy.
+"""Every attack against no defense, on a fifth of CIFAR-10: does the backdoor take, and what does it
+cost clean accuracy.
 
-10,000 training and 2,000 test images, WRN-16-1, 8 epochs; augmentation is the flip alone, for the reason that ``cifar10_small`` gives. Clean-label
-attacks have the rates of their papers, as shares of all images: 3 % (30 % of the class) for SIG, 2.5 % for LC, 5 % for CTRL. The attacks that learn a
-generator or an encoder learn it for fewer epochs than published. Where an attack does not take at its published options, others stand beside it.
-``--epochs 24`` trains longer. ``docs/results-small.md`` reads it; not to be compared with published tables.
+10,000 training and 2,000 test images, WRN-16-1, 8 epochs; augmentation is the flip alone, for the
+reason that ``cifar10_small`` gives. Clean-label attacks have the rates of their papers, as shares
+of all images: 3 % (30 % of the class) for SIG, 2.5 % for LC, 5 % for CTRL. The attacks that learn a
+generator or an encoder learn it for fewer epochs than published. Where an attack does not take at
+its published options, others stand beside it. ``--epochs 24`` trains longer.
+``docs/results-small.md`` reads it; not to be compared with published tables.
 """
 
 from backdoorbench_ext.suite import Suite
@@ -15,11 +18,32 @@ SUITE = Suite(
     protocol=SMALL.protocol,
     datasets=SMALL.datasets,
     attacks=(
-        "none", "badnets", "blend", "trojan", "wanet", "wanet[noise=0]", "wanet[noise=0,s=1.0]", "dynamic[mask_epochs=3,epochs=6]",
+        "none",
+        "badnets",
+        "blend",
+        "trojan",
+        "wanet",
+        "wanet[noise=0]",
+        "wanet[noise=0,s=1.0]",
+        "dynamic[mask_epochs=3,epochs=6]",
         "dynamic[mask_epochs=3,epochs=6,cross=0]",
-        "issba[epochs=8,lr=1e-3]", "tuap", "lf", "lf[amplitude=32]", "smooth[epochs=4]", "ftrojan", "bpp", "bpp[negative=0]",
-        "sig", "sig[delta=40]", "lc", "ctrl", "blurred[kernel=average]", "blurred[kernel=gaussian]", "blurred[kernel=median]", "adaptive_noise",
+        "issba[epochs=8,lr=1e-3]",
+        "tuap",
+        "lf",
+        "lf[amplitude=32]",
+        "smooth[epochs=4]",
+        "ftrojan",
+        "bpp",
+        "bpp[negative=0]",
+        "sig",
+        "sig[delta=40]",
+        "lc",
+        "ctrl",
+        "blurred[kernel=average]",
+        "blurred[kernel=gaussian]",
+        "blurred[kernel=median]",
+        "adaptive_noise",
     ),
     defenses=("none",),
     own_rates={"sig": 0.03, "sig[delta=40]": 0.03, "lc": 0.025, "ctrl": 0.05},
-)  # fmt: skip
+)

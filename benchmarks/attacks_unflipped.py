@@ -1,4 +1,6 @@
-"""``attacks`` without augmentation, for patterns over the whole image that a flip turns into other ones: how much of what does not take is due to it."""
+"""``attacks`` without augmentation, for patterns over the whole image that a flip turns into other
+ones: how much of what does not take is due to it.
+"""
 
 from dataclasses import replace
 

@@ -1,9 +1,11 @@
 """CBD's table 1: six attacks and none, seven defenses, on CIFAR-10, GTSRB and an ImageNet subset.
 
-Full length is hours of a GPU; ``--scale 0.05`` runs on a share of the data and the epochs. Differences from the paper that the cells know of: the subset is
-Imagenette, the paper's is another one; SIG poisons images of any class, as CBD's release does (10 % of all images would be the whole target class); Dynamic
-trains its generator here; WaNet has noise samples. The paper ran the baselines' released codes: DBD's takes 100 epochs of SimCLR where its own paper has 1,000,
-and the seconds in CBD's table 8 leave no room for more.
+Full length is hours of a GPU; ``--scale 0.05`` runs on a share of the data and the epochs.
+Differences from the paper that the cells know of: the subset is Imagenette, the paper's is another
+one; SIG poisons images of any class, as CBD's release does (10 % of all images would be the whole
+target class); Dynamic trains its generator here; WaNet has noise samples. The paper ran the
+baselines' released codes: DBD's takes 100 epochs of SimCLR where its own paper has 1,000, and the
+seconds in CBD's table 8 leave no room for more.
 """
 
 from backdoorbench_ext.protocols import CBD
@@ -20,7 +22,9 @@ ATTACKS = {
     "Dynamic": "dynamic",
     "WaNet": "wanet",
 }
-DEFENSES = {name: name for name in ("none", "fp", "mcr", "nad", "abl", "dbd", "cbd")} | {"dbd": "dbd[variant=release]"}
+DEFENSES = {name: name for name in ("none", "fp", "mcr", "nad", "abl", "dbd", "cbd")} | {
+    "dbd": "dbd[variant=release]"
+}
 
 SUITE = Suite(
     name="cbd_table1",
@@ -28,6 +32,7 @@ SUITE = Suite(
     datasets=("cifar10", "gtsrb", "imagenette"),
     attacks=tuple(ATTACKS.values()),
     defenses=tuple(DEFENSES.values()),
-    leave_out=(("imagenette", "dynamic"), ("imagenette", "wanet")),  # as the paper does
+    # as the paper does
+    leave_out=(("imagenette", "dynamic"), ("imagenette", "wanet")),
     reported=reported("cbd_table1", ATTACKS, DEFENSES),
 )

@@ -5,7 +5,8 @@ from backdoorbench_ext.suite import Suite
 
 from .published import reported
 
-ATTACKS = {"BadNets": "badnets", "Trojan": "trojan", "Blend": "blend", "WaNet": "wanet[noise=0]"}  # at 50 % there are no two noise samples a poisoned one
+# at 50 % there are no two noise samples a poisoned one
+ATTACKS = {"BadNets": "badnets", "Trojan": "trojan", "Blend": "blend", "WaNet": "wanet[noise=0]"}
 DEFENSES = {"none": "none", "cbd": "cbd"}
 
 SUITE = Suite(

@@ -1,4 +1,6 @@
-"""CBD's table 3: seconds of a training without defense and with CBD, on a V100. ``table.csv`` has ours; ``bbx table cbd_table3 --against reported`` both."""
+"""CBD's table 3: seconds of a training without defense and with CBD, on a V100. ``table.csv`` has
+ours; ``bbx table cbd_table3 --against reported`` both.
+"""
 
 from backdoorbench_ext.protocols import CBD
 from backdoorbench_ext.suite import Suite

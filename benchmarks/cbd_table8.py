@@ -1,4 +1,6 @@
-"""CBD's table 8: seconds of every defense with BadNets on CIFAR-10, on a V100. Defenses that repair a victim count its training."""
+"""CBD's table 8: seconds of every defense with BadNets on CIFAR-10, on a V100. Defenses that repair
+a victim count its training.
+"""
 
 from backdoorbench_ext.protocols import CBD
 from backdoorbench_ext.suite import Suite

@@ -1,4 +1,6 @@
-"""MCCI's figures 4 and 5: how many clean images the mean spectrum needs, on CIFAR-10. One training serves all counts."""
+"""MCCI's figures 4 and 5: how many clean images the mean spectrum needs, on CIFAR-10. One training
+serves all counts.
+"""
 
 from dataclasses import replace
 

@@ -1,4 +1,6 @@
-"""MCCI's figure 7: poisoning rates of 5 to 70 % with BadNets on CIFAR-10. Its text gives means over the rates: AVG 82 CA, 1 ASR, 81 ARR; SG 82, 2, 81."""
+"""MCCI's figure 7: poisoning rates of 5 to 70 % with BadNets on CIFAR-10. Its text gives means over
+the rates: AVG 82 CA, 1 ASR, 81 ARR; SG 82, 2, 81.
+"""
 
 from dataclasses import replace
 

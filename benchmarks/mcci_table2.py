@@ -1,7 +1,9 @@
-"""MCCI's table 2, its first row: a pretrained ViT, fine-tuned on CIFAR-10 under BadNets. (CLIP's data set and BLIP's task are not ours.)
+"""MCCI's table 2, its first row: a pretrained ViT, fine-tuned on CIFAR-10 under BadNets. (CLIP's
+data set and BLIP's task are not ours.)
 
-The paper says "ViT (Dosovitskiy 2020)" and gives no recipe: the weights are that work's ViT-B/16 of ImageNet-21k, fetched on first use; MCCI's own training
-is cut to 10 epochs; images are scaled to 224 pixels in front of the network, the AIN sees their spectrum at 32.
+The paper says "ViT (Dosovitskiy 2020)" and gives no recipe: the weights are that work's ViT-B/16 of
+ImageNet-21k, fetched on first use; MCCI's own training is cut to 10 epochs; images are scaled to
+224 pixels in front of the network, the AIN sees their spectrum at 32.
 """
 
 from dataclasses import replace
@@ -20,7 +22,8 @@ SUITE = replace(
         MCCI,
         name="MCCI, ViT",
         model="vit_base_patch16_224.orig_in21k",
-        normalise=((0.5,) * 3, (0.5,) * 3),  # what the weights were trained with
+        # what the weights were trained with
+        normalise=((0.5,) * 3, (0.5,) * 3),
         recipe=replace(MCCI.recipe, epochs=10),
         overrides={},
     ),

@@ -5,7 +5,11 @@ from backdoorbench_ext.suite import Suite
 
 from .published import wide
 
-ATTACKS = {"Averaging": "blurred[kernel=average]", "Gaussian": "blurred[kernel=gaussian]", "Median": "blurred[kernel=median]"}
+ATTACKS = {
+    "Averaging": "blurred[kernel=average]",
+    "Gaussian": "blurred[kernel=gaussian]",
+    "Median": "blurred[kernel=median]",
+}
 DEFENSES = {"none": "none", "avg": "mcci[inference=avg]", "sg": "mcci[inference=sg]"}
 
 SUITE = Suite(

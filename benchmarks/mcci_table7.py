@@ -14,5 +14,7 @@ SUITE = replace(
     name="mcci_table7",
     datasets=("cifar10",),
     defenses=tuple(DEFENSES.values()),
-    reported={(d, a, f, CLEAN_LABEL.get(a, rate)): value for (d, a, f, rate), value in NUMBERS.items()},
+    reported={
+        (d, a, f, CLEAN_LABEL.get(a, rate)): value for (d, a, f, rate), value in NUMBERS.items()
+    },
 )

@@ -1,4 +1,6 @@
-"""MCCI's table 8: the smooth trigger beside table 4's attacks, and what fine-tuning on 25 clean images does to it, on CIFAR-10."""
+"""MCCI's table 8: the smooth trigger beside table 4's attacks, and what fine-tuning on 25 clean
+images does to it, on CIFAR-10.
+"""
 
 from dataclasses import replace
 
@@ -16,5 +18,6 @@ SUITE = replace(
     attacks=tuple(ATTACKS.values()),
     defenses=(*DEFENSES.values(), *TUNED.values()),
     leave_out=tuple((attack, tuned) for attack in BLURRED.values() for tuned in TUNED.values()),
-    reported=wide("mcci_table8", "technique", ATTACKS, DEFENSES) | wide("mcci_table8", "technique", {"After Finetuning": "smooth"}, TUNED),
+    reported=wide("mcci_table8", "technique", ATTACKS, DEFENSES)
+    | wide("mcci_table8", "technique", {"After Finetuning": "smooth"}, TUNED),
 )

@@ -1,7 +1,7 @@
 """CBD: train a network that is backdoored on purpose, then a clean one away from it.
 
-Zhang, Liu, Wang, Lu, Hu: "Backdoor Defense via Deconfounded Representation Learning", CVPR 2023, https://arxiv.org/abs/2303.06818.
-Released code: https://github.com/zaixizhang/CBD.
+Zhang, Liu, Wang, Lu, Hu: "Backdoor Defense via Deconfounded Representation Learning", CVPR 2023,
+https://arxiv.org/abs/2303.06818. Released code: https://github.com/zaixizhang/CBD.
 """
 
 from __future__ import annotations
@@ -20,36 +20,63 @@ from backdoorbench_ext.engine import Engine
 
 @dataclass(frozen=True)
 class CBD(Defense):
-    """Equations 6-8 and algorithm 1: f_B is trained first and stopped early; then, in every iteration, the discriminator, the
-    weights of the samples, and f_C on weighted cross-entropy + adversarial term + beta ||z||^2.
+    """Equations 6-8 and algorithm 1: f_B is trained first and stopped early; then, in every
+    iteration, the discriminator, the weights of the samples, and f_C on weighted cross-entropy +
+    adversarial term + beta ||z||^2.
 
-    variant="release" is what the released code runs: weights divided by their mean in the batch, no ||z||^2, and the adversarial
-    term off unless ``adversarial`` is set (0.01 there); then with dropout 0.2, fake pairs by rolling the batch and Adam at 0.2
-    instead of spectral normalisation. Not followed there: its extra pass an epoch for the discriminator alone (it is trained
-    in the same pass here) and its division of all of the discriminator's parameters by the square root of their norm.
-    The paper does not say how the discriminator is optimised: Adam at 1e-3 is ours. So is t1_schedule="one-cycle", for short trainings: at a
-    constant rate the loss of poisoned samples under f_B still jumps when T1 ends, and the weights with it (docs/results-small.md).
+    variant="release" is what the released code runs: weights divided by their mean in the batch, no
+    ||z||^2, and the adversarial term off unless ``adversarial`` is set (0.01 there); then with
+    dropout 0.2, fake pairs by rolling the batch and Adam at 0.2 instead of spectral normalisation.
+    Not followed there: its extra pass an epoch for the discriminator alone (it is trained in the
+    same pass here) and its division of all of the discriminator's parameters by the square root of
+    their norm. The paper does not say how the discriminator is optimised: Adam at 1e-3 is ours. So
+    is t1_schedule="one-cycle", for short trainings: at a constant rate the loss of poisoned samples
+    under f_B still jumps when T1 ends, and the weights with it (docs/results-small.md).
     """
 
-    TUNED: ClassVar = {"t1": (3, 5, 8), "beta": (1e-5, 1e-4, 1e-3)}  # section 5.1, by 5-fold cross-validation: bbx tune cbd
+    # section 5.1, by 5-fold cross-validation: bbx tune cbd
+    TUNED: ClassVar = {"t1": (3, 5, 8), "beta": (1e-5, 1e-4, 1e-3)}
 
     variant: str = option("paper", "whose rules", choices=("paper", "release"))
-    t1: int = option(5, "length of f_B's training in epochs; the paper searches 3, 5, 8", low=1, length=True)
-    t1_steps: int | None = option(None, "the same in batches, in place of t1: the paper's epochs have 782", low=1, length=True)
-    t1_schedule: str = option("constant", "the learning rate during T1; the paper's is constant, its first drop comes later", choices=("constant", "one-cycle"))
-    beta: float | None = option(None, "weight of ||z||^2; the paper searches 1e-5, 1e-4, 1e-3; if not set, 1e-4 (paper) or 0 (release)", low=0)
-    adversarial: float | None = option(None, "weight of the adversarial term; if not set, 1 (paper) or 0 (release)", low=0)
-    critic_lr: float | None = option(None, "learning rate of the discriminator; if not set, 1e-3 (paper) or 0.2 (release)", low=0)
+    t1: int = option(
+        5, "length of f_B's training in epochs; the paper searches 3, 5, 8", low=1, length=True
+    )
+    t1_steps: int | None = option(
+        None, "the same in batches, in place of t1: the paper's epochs have 782", low=1, length=True
+    )
+    t1_schedule: str = option(
+        "constant",
+        "the learning rate during T1; the paper's is constant, its first drop comes later",
+        choices=("constant", "one-cycle"),
+    )
+    beta: float | None = option(
+        None,
+        "weight of ||z||^2; the paper searches 1e-5, 1e-4, 1e-3; if not set, 1e-4 (paper) or 0 "
+        "(release)",
+        low=0,
+    )
+    adversarial: float | None = option(
+        None, "weight of the adversarial term; if not set, 1 (paper) or 0 (release)", low=0
+    )
+    critic_lr: float | None = option(
+        None, "learning rate of the discriminator; if not set, 1e-3 (paper) or 0.2 (release)", low=0
+    )
 
     def __post_init__(self) -> None:
-        for name, (paper, release) in {"beta": (1e-4, 0.0), "adversarial": (1.0, 0.0), "critic_lr": (1e-3, 0.2)}.items():
+        for name, (paper, release) in {
+            "beta": (1e-4, 0.0),
+            "adversarial": (1.0, 0.0),
+            "critic_lr": (1e-3, 0.2),
+        }.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, paper if self.variant == "paper" else release)
         super().__post_init__()
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         assert self.beta is not None and self.adversarial is not None and self.critic_lr is not None
-        released, beta, adversarial = self.variant == "release", self.beta, self.adversarial
+        released = self.variant == "release"
+        beta = self.beta
+        adversarial = self.adversarial
         biased = engine.new_model()
         recipe = replace(engine.rules.recipe, schedule=self.t1_schedule)
         engine.fit(biased, train, name="f_B", epochs=self.t1, steps=self.t1_steps, recipe=recipe)
@@ -60,36 +87,49 @@ class CBD(Defense):
         critic_step = torch.optim.Adam(critic.parameters(), self.critic_lr)
 
         def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            r, z = biased.features(x), clean.features(x)
+            r = biased.features(x)
+            z = clean.features(x)
             shuffled = r.roll(1, 0) if released else r[torch.randperm(len(r), device=r.device)]
             if adversarial:
                 critic_step.zero_grad(set_to_none=True)
                 (-dependence(critic, z.detach(), r, shuffled)).backward()
                 critic_step.step()
             ce_clean = F.cross_entropy(clean.head(z), y, reduction="none")
-            w = weights(F.cross_entropy(biased.head(r), y, reduction="none"), ce_clean.detach(), normalised=released)
+            w = weights(
+                F.cross_entropy(biased.head(r), y, reduction="none"),
+                ce_clean.detach(),
+                normalised=released,
+            )
             total = (w * ce_clean).mean() + beta * z.float().square().sum(1).mean()
-            return total + adversarial * dependence(critic, z, r, shuffled) if adversarial else total
+            return (
+                total + adversarial * dependence(critic, z, r, shuffled) if adversarial else total
+            )
 
         return engine.fit(clean, train, name="f_C", loss=loss, beside=(critic, critic_step))
 
 
 def weights(ce_biased: Tensor, ce_clean: Tensor, normalised: bool = False) -> Tensor:
-    """Equation 6: near 0 for samples that f_B has learnt, near 1 for those it has not; (n,) -> (n,). ``normalised``: to mean 1."""
+    """Equation 6: near 0 for samples that f_B has learnt, near 1 for those it has not; (n,) ->
+    (n,). ``normalised``: to mean 1.
+    """
     w = ce_biased / (ce_biased + ce_clean + 1e-8)
     return w / w.mean() if normalised else w
 
 
 def discriminator(inputs: int, released: bool) -> nn.Sequential:
     """A two-layer perceptron on concatenated pairs (n, inputs) -> score (n, 1)."""
-    first, last = nn.Linear(inputs, inputs // 2), nn.Linear(inputs // 2, 1)
+    first = nn.Linear(inputs, inputs // 2)
+    last = nn.Linear(inputs // 2, 1)
     if released:
         return nn.Sequential(nn.Dropout(0.2), first, nn.LeakyReLU(), nn.Dropout(0.2), last)
     return nn.Sequential(spectral_norm(first), nn.LeakyReLU(), spectral_norm(last))
 
 
 def dependence(critic: nn.Module, z: Tensor, r: Tensor, shuffled: Tensor) -> Tensor:
-    """Equation 7: how much higher the critic scores true pairs (z, r) than pairs with ``r`` shuffled in the batch; scalar."""
-    real, fake = critic(torch.cat((z, r), 1)), critic(torch.cat((z, shuffled), 1))
+    """Equation 7: how much higher the critic scores true pairs (z, r) than pairs with ``r``
+    shuffled in the batch; scalar.
+    """
+    real = critic(torch.cat((z, r), 1))
+    fake = critic(torch.cat((z, shuffled), 1))
     gap: Tensor = real.float().mean() - fake.float().mean()
     return gap

@@ -1,7 +1,9 @@
-"""DBD: learn features without labels, a classifier on them, and then trust the half of the labels that it finds easy.
+"""DBD: learn features without labels, a classifier on them, and then trust the half of the labels
+that it finds easy.
 
-Huang, Li, Wu, Qin, Ren: "Backdoor Defense via Decoupling the Training Process", ICLR 2022, https://arxiv.org/abs/2202.03423.
-Released code: https://github.com/SCLBD/DBD. BackdoorBench has 100 epochs of SimCLR, and temperature 1.
+Huang, Li, Wu, Qin, Ren: "Backdoor Defense via Decoupling the Training Process", ICLR 2022,
+https://arxiv.org/abs/2202.03423. Released code: https://github.com/SCLBD/DBD. BackdoorBench has 100
+epochs of SimCLR, and temperature 1.
 """
 
 from __future__ import annotations
@@ -21,22 +23,31 @@ from backdoorbench_ext.semisupervised import MixMatch, lowest, symmetric_cross_e
 
 @dataclass(frozen=True)
 class DBD(Defense):
-    """1. SimCLR. 2. A linear classifier on the frozen features, by symmetric cross-entropy. 3. MixMatch on all layers: the share
-    ``trusted`` with the lowest loss keeps its labels.
+    """1. SimCLR. 2. A linear classifier on the frozen features, by symmetric cross-entropy. 3.
+    MixMatch on all layers: the share ``trusted`` with the lowest loss keeps its labels.
 
-    variant="release": its configuration takes the features of epoch 100 of 1,000 (the learning rate has then fallen by 2 %: we keep it constant),
-    in step 2 BatchNorm is not frozen: its statistics drift with the augmented images, and who is trusted is asked anew before every round. Not followed
-    there: that is asked of augmented images.
+    variant="release": its configuration takes the features of epoch 100 of 1,000 (the learning rate
+    has then fallen by 2 %: we keep it constant), in step 2 BatchNorm is not frozen: its statistics
+    drift with the augmented images, and who is trusted is asked anew before every round. Not
+    followed there: that is asked of augmented images.
     """
 
-    version: ClassVar[int] = 2  # 1 asked once in variant="release", too
+    # 1 asked once in variant="release", too
+    version: ClassVar[int] = 2
     variant: str = option("paper", "whose rules", choices=("paper", "release"))
-    contrastive_epochs: int | None = option(None, "of step 1; if not set, 1000 (paper) or 100 (release)", low=1, length=True)
+    contrastive_epochs: int | None = option(
+        None, "of step 1; if not set, 1000 (paper) or 100 (release)", low=1, length=True
+    )
     contrastive_lr: float = option(0.4, "its learning rate, cosine in the paper", low=0)
     contrastive_batch: int = option(512, "its batch size", low=2)
     temperature: float = option(0.5, "of its softmax", low=0.01)
     warmup_epochs: int = option(10, "of step 2", low=1, length=True)
-    rounds: int = option(190, "rounds of step 3; the weight of the images without labels rises over them", low=1, length=True)
+    rounds: int = option(
+        190,
+        "rounds of step 3; the weight of the images without labels rises over them",
+        low=1,
+        length=True,
+    )
     steps: int = option(1024, "batches a round", low=1, length=True)
     trusted: float = option(0.5, "share of the images whose labels are kept", low=0.01, high=0.99)
     lr: float = option(0.002, "learning rate of Adam in steps 2 and 3", low=0)
@@ -47,32 +58,66 @@ class DBD(Defense):
         super().__post_init__()
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
-        released, net = self.variant == "release", engine.new_model()
+        released = self.variant == "release"
+        net = engine.new_model()
         projected = engine.move(Projected(net))
-        raw = replace(train, y=torch.arange(len(train), device=train.y.device))  # the label of an image is its place: views are made of raw pixels
+        # the label of an image is its place: views are made of raw pixels
+        raw = replace(train, y=torch.arange(len(train), device=train.y.device))
 
         def contrast(both: nn.Module, x: Tensor, place: Tensor) -> Tensor:
             pixels = engine.to_float(train.pixels(place))
-            return nt_xent(both(torch.cat([simclr_view(pixels, engine.rng) for _ in range(2)])), self.temperature)
+            return nt_xent(
+                both(torch.cat([simclr_view(pixels, engine.rng) for _ in range(2)])),
+                self.temperature,
+            )
 
         schedule = "constant" if released else "cosine"
-        recipe = replace(engine.rules.recipe, optimizer="sgd", lr=self.contrastive_lr, batch_size=self.contrastive_batch, schedule=schedule)
-        engine.fit(projected, raw, name="SimCLR", epochs=self.contrastive_epochs, loss=contrast, recipe=recipe)
+        recipe = replace(
+            engine.rules.recipe,
+            optimizer="sgd",
+            lr=self.contrastive_lr,
+            batch_size=self.contrastive_batch,
+            schedule=schedule,
+        )
+        engine.fit(
+            projected,
+            raw,
+            name="SimCLR",
+            epochs=self.contrastive_epochs,
+            loss=contrast,
+            recipe=recipe,
+        )
 
         def frozen(head: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             with torch.no_grad():
                 z = net.train(released).features(x)
             return symmetric_cross_entropy(head(z).float(), y).mean()
 
-        adam = replace(engine.rules.recipe, optimizer="adam", lr=self.lr, schedule="constant", weight_decay=0.0)
-        engine.fit(net.backbone.get_classifier(), train, name="classifier", epochs=self.warmup_epochs, loss=frozen, recipe=adam, beside=(net,))
+        adam = replace(
+            engine.rules.recipe, optimizer="adam", lr=self.lr, schedule="constant", weight_decay=0.0
+        )
+        engine.fit(
+            net.backbone.get_classifier(),
+            train,
+            name="classifier",
+            epochs=self.warmup_epochs,
+            loss=frozen,
+            recipe=adam,
+            beside=(net,),
+        )
         steps = self.rounds * self.steps
 
         def easiest(_: int) -> Tensor:
-            return lowest(symmetric_cross_entropy(engine.predict(net, train), train.y), self.trusted)
+            return lowest(
+                symmetric_cross_entropy(engine.predict(net, train), train.y), self.trusted
+            )
 
-        match = MixMatch(engine, train, easiest, length=self.steps if released else steps, ramp=steps)
-        return engine.fit(net, train, name="MixMatch", steps=steps, loss=match, recipe=adam, beside=(match,))
+        match = MixMatch(
+            engine, train, easiest, length=self.steps if released else steps, ramp=steps
+        )
+        return engine.fit(
+            net, train, name="MixMatch", steps=steps, loss=match, recipe=adam, beside=(match,)
+        )
 
 
 class Projected(nn.Module):
@@ -81,7 +126,8 @@ class Projected(nn.Module):
     def __init__(self, net: Net) -> None:
         super().__init__()
         d = net.num_features
-        self.net, self.head = net, nn.Sequential(nn.Linear(d, d), nn.BatchNorm1d(d), nn.ReLU(), nn.Linear(d, 128))
+        self.net = net
+        self.head = nn.Sequential(nn.Linear(d, d), nn.BatchNorm1d(d), nn.ReLU(), nn.Linear(d, 128))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.head(self.net.features(x))

@@ -1,7 +1,8 @@
 """FP, fine-pruning: cut the channels that clean images leave silent, then fine-tune.
 
-Liu, Dolan-Gavitt, Garg: "Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural Networks", RAID 2018, https://arxiv.org/abs/1805.12185.
-As in CBD, the last convolution is pruned; BackdoorBench lets accuracy fall by 0.1 and fine-tunes for 100 epochs at 0.01.
+Liu, Dolan-Gavitt, Garg: "Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural
+Networks", RAID 2018, https://arxiv.org/abs/1805.12185. As in CBD, the last convolution is pruned;
+BackdoorBench lets accuracy fall by 0.1 and fine-tunes for 100 epochs at 0.01.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from backdoorbench_ext.models import Net
 
 @dataclass(frozen=True)
 class FinePruning(Repair):
-    """Channels of the last feature map, after BatchNorm and ReLU where the network has them, are cut in the order of their mean
-    activation on clean images, as long as accuracy on these does not fall by more than ``drop``.
+    """Channels of the last feature map, after BatchNorm and ReLU where the network has them, are
+    cut in the order of their mean activation on clean images, as long as accuracy on these does not
+    fall by more than ``drop``.
     """
 
     drop: float = option(0.1, "accuracy on the clean images that pruning may cost", low=0, high=1)
@@ -28,14 +30,18 @@ class FinePruning(Repair):
     lr: float = option(0.01, "its learning rate", low=0)
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
-        clean, victim = engine.clean(self.images), engine.victim()
+        clean = engine.clean(self.images)
+        victim = engine.victim()
         z = engine.predict(victim, clean, victim.features)
         kept = pruning(z, clean.y, victim.head, self.drop)
         engine.log(**{"channels pruned": float((~kept).sum())})
         recipe = replace(engine.rules.recipe, optimizer="sgd", lr=self.lr, schedule="constant")
-        engine.fit(Pruned(victim, kept), clean, name="fine-tuning", epochs=self.epochs, recipe=recipe)
+        engine.fit(
+            Pruned(victim, kept), clean, name="fine-tuning", epochs=self.epochs, recipe=recipe
+        )
         with torch.no_grad():
-            victim.backbone.get_classifier().weight[:, ~kept] = 0  # the same as without the channels
+            # the same as without the channels
+            victim.backbone.get_classifier().weight[:, ~kept] = 0
         return victim.eval()
 
 
@@ -55,7 +61,9 @@ class Pruned(nn.Module):
 
 @torch.no_grad()
 def pruning(z: Tensor, y: Tensor, head: Callable[[Tensor], Tensor], drop: float) -> Tensor:
-    """Which channels of embeddings (n, d) stay, bool (d,): one at a time goes, the quietest first, until accuracy would fall too far; one stays."""
+    """Which channels of embeddings (n, d) stay, bool (d,): one at a time goes, the quietest first,
+    until accuracy would fall too far; one stays.
+    """
     kept = torch.ones(z.shape[1], dtype=torch.bool, device=z.device)
     before = (head(z).argmax(1) == y).float().mean()
     for channel in z.mean(0).argsort()[:-1]:

@@ -1,7 +1,9 @@
-"""FT-SAM: fine-tuning that looks for flat minima, which moves the weights of backdoor neurons more than plain fine-tuning.
+"""FT-SAM: fine-tuning that looks for flat minima, which moves the weights of backdoor neurons more
+than plain fine-tuning.
 
-Zhu, Wei, Shen, Fan, Wu: "Enhancing Fine-Tuning Based Backdoor Defense with Sharpness-Aware Minimization", ICCV 2023,
-https://arxiv.org/abs/2304.11823. rho 2 and label smoothing 0.1 are BackdoorBench's, which fine-tunes for 100 epochs.
+Zhu, Wei, Shen, Fan, Wu: "Enhancing Fine-Tuning Based Backdoor Defense with Sharpness-Aware
+Minimization", ICCV 2023, https://arxiv.org/abs/2304.11823. rho 2 and label smoothing 0.1 are
+BackdoorBench's, which fine-tunes for 100 epochs.
 """
 
 from __future__ import annotations
@@ -19,23 +21,40 @@ from backdoorbench_ext.engine import Engine
 
 @dataclass(frozen=True)
 class FTSAM(Repair):
-    """Every step descends the gradient at the weights moved by ``rho`` towards higher loss, each weight in proportion to its own size."""
+    """Every step descends the gradient at the weights moved by ``rho`` towards higher loss, each
+    weight in proportion to its own size.
+    """
 
     epochs: int = option(10, "of fine-tuning", low=1)
     lr: float = option(0.01, "learning rate", low=0)
     rho: float = option(2.0, "length of the move, in units of the weights' size", low=0)
-    label_smoothing: float = option(0.1, "share of the label given to the other classes", low=0, high=1)
+    label_smoothing: float = option(
+        0.1, "share of the label given to the other classes", low=0, high=1
+    )
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             here = F.cross_entropy(net(x), y, label_smoothing=self.label_smoothing)
             weights = dict(net.named_parameters())
-            moves = uphill(list(weights.values()), list(torch.autograd.grad(here, list(weights.values()))), self.rho)
+            moves = uphill(
+                list(weights.values()),
+                list(torch.autograd.grad(here, list(weights.values()))),
+                self.rho,
+            )
             moved = {name: p + move for (name, p), move in zip(weights.items(), moves, strict=True)}
-            return F.cross_entropy(functional_call(net, moved, (x,)), y, label_smoothing=self.label_smoothing)
+            return F.cross_entropy(
+                functional_call(net, moved, (x,)), y, label_smoothing=self.label_smoothing
+            )
 
         recipe = replace(engine.rules.recipe, optimizer="sgd", lr=self.lr, schedule="cosine")
-        return engine.fit(engine.victim(), engine.clean(self.images), name="fine-tuning", epochs=self.epochs, loss=loss, recipe=recipe)
+        return engine.fit(
+            engine.victim(),
+            engine.clean(self.images),
+            name="fine-tuning",
+            epochs=self.epochs,
+            loss=loss,
+            recipe=recipe,
+        )
 
 
 def uphill(weights: list[Tensor], slopes: list[Tensor], rho: float) -> list[Tensor]:

@@ -1,7 +1,9 @@
-"""I-BAU, implicit backdoor adversarial unlearning: against the perturbation that fools the network on all images at once.
+"""I-BAU, implicit backdoor adversarial unlearning: against the perturbation that fools the network
+on all images at once.
 
-Zeng, Chen, Park, Mao, Jin, Jia: "Adversarial Unlearning of Backdoors via Implicit Hypergradient", ICLR 2022, https://arxiv.org/abs/2110.03735.
-Released code: https://github.com/YiZeng623/I-BAU; the figures that the paper leaves open (steps, the perturbed share of a batch) are its.
+Zeng, Chen, Park, Mao, Jin, Jia: "Adversarial Unlearning of Backdoors via Implicit Hypergradient",
+ICLR 2022, https://arxiv.org/abs/2110.03735. Released code: https://github.com/YiZeng623/I-BAU; the
+figures that the paper leaves open (steps, the perturbed share of a batch) are its.
 """
 
 from __future__ import annotations
@@ -20,26 +22,38 @@ from backdoorbench_ext.engine import Engine
 
 @dataclass(frozen=True)
 class IBAU(Repair):
-    """In each round a perturbation delta is found by one pass of gradient ascent on the clean images; then the network descends the loss under it,
-    by a gradient that also sees how delta would follow the weights. BatchNorm keeps its statistics, and images are taken as they are, as in the release.
+    """In each round a perturbation delta is found by one pass of gradient ascent on the clean
+    images; then the network descends the loss under it, by a gradient that also sees how delta
+    would follow the weights. BatchNorm keeps its statistics, and images are taken as they are, as
+    in the release.
     """
 
-    version: ClassVar[int] = 2  # 1 unlearned on augmented images
+    # 1 unlearned on augmented images
+    version: ClassVar[int] = 2
     rounds: int = option(5, "passes over the clean images", low=1)
     k: int = option(5, "fixed-point iterations of the implicit gradient", low=0)
     lr: float = option(0.001, "learning rate of Adam", low=0)
     ascent: float = option(10.0, "length of the steps that find delta", low=0)
-    share: float = option(0.01, "share of a batch that delta is added to while unlearning, at least one image", low=0, high=1)
+    share: float = option(
+        0.01,
+        "share of a batch that delta is added to while unlearning, at least one image",
+        low=0,
+        high=1,
+    )
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
-        clean, net = engine.clean(self.images), engine.victim()
-        recipe = replace(engine.rules.recipe, optimizer="adam", lr=self.lr, schedule="constant", weight_decay=0.0)
+        clean = engine.clean(self.images)
+        net = engine.victim()
+        recipe = replace(
+            engine.rules.recipe, optimizer="adam", lr=self.lr, schedule="constant", weight_decay=0.0
+        )
         for round_ in range(1, self.rounds + 1):
             delta = self.perturbation(net, clean, engine)
 
             def loss(net: nn.Module, x: Tensor, y: Tensor, delta: Tensor = delta) -> Tensor:
                 net.eval()
-                weights, some = list(net.parameters()), max(1, round(self.share * len(x)))
+                weights = list(net.parameters())
+                some = max(1, round(self.share * len(x)))
 
                 def inner(d: Tensor) -> Tensor:
                     return cost(net(x + d), y, d)
@@ -48,10 +62,21 @@ class IBAU(Repair):
                     return F.cross_entropy(net(torch.cat((x[:some] + d, x[some:]))), y)
 
                 slopes = hypergradient(inner, outer, delta, weights, self.k)
-                linear: Tensor = sum(((g * w).sum() for g, w in zip(slopes, weights, strict=True)), x.new_zeros(()))  # its gradient is the one wanted
+                # its gradient is the one wanted
+                linear: Tensor = sum(
+                    ((g * w).sum() for g, w in zip(slopes, weights, strict=True)), x.new_zeros(())
+                )
                 return linear
 
-            engine.fit(net, clean, name=f"unlearning, round {round_}", epochs=1, loss=loss, recipe=recipe, augmented=False)
+            engine.fit(
+                net,
+                clean,
+                name=f"unlearning, round {round_}",
+                epochs=1,
+                loss=loss,
+                recipe=recipe,
+                augmented=False,
+            )
         return net
 
     def perturbation(self, net: nn.Module, clean: Images, engine: Engine) -> Tensor:
@@ -71,12 +96,18 @@ def cost(logits: Tensor, y: Tensor, delta: Tensor) -> Tensor:
 
 
 def hypergradient(
-    inner: Callable[[Tensor], Tensor], outer: Callable[[Tensor], Tensor], delta: Tensor, weights: Sequence[Tensor], k: int, step: float = 0.1
+    inner: Callable[[Tensor], Tensor],
+    outer: Callable[[Tensor], Tensor],
+    delta: Tensor,
+    weights: Sequence[Tensor],
+    k: int,
+    step: float = 0.1,
 ) -> list[Tensor]:
-    """The gradient of ``outer`` at the delta that lowers ``inner``, with respect to the weights, which delta follows.
+    """The gradient of ``outer`` at the delta that lowers ``inner``, with respect to the weights,
+    which delta follows.
 
-    delta is taken as the fixed point of delta - step * grad inner; the implicit part is summed up in ``k`` iterations
-    (Grazzi et al. 2020, https://arxiv.org/abs/2006.16218).
+    delta is taken as the fixed point of delta - step * grad inner; the implicit part is summed up
+    in ``k`` iterations (Grazzi et al. 2020, https://arxiv.org/abs/2006.16218).
     """
     delta = delta.detach().requires_grad_()
     direct = torch.autograd.grad(outer(delta), [delta, *weights])

@@ -1,7 +1,8 @@
 """NAD, neural attention distillation: the victim learns to look where its fine-tuned copy looks.
 
-Li, Lyu, Koren, Lyu, Li, Ma: "Neural Attention Distillation: Erasing Backdoor Triggers from Deep Neural Networks", ICLR 2021,
-https://arxiv.org/abs/2101.05930. Released code: https://github.com/bboylyg/NAD, which has beta 500, 1000, 1000 for the three stages of WRN-16-1.
+Li, Lyu, Koren, Lyu, Li, Ma: "Neural Attention Distillation: Erasing Backdoor Triggers from Deep
+Neural Networks", ICLR 2021, https://arxiv.org/abs/2101.05930. Released code:
+https://github.com/bboylyg/NAD, which has beta 500, 1000, 1000 for the three stages of WRN-16-1.
 """
 
 from __future__ import annotations
@@ -19,41 +20,60 @@ from backdoorbench_ext.models import Watch, last_stages
 
 @dataclass(frozen=True)
 class NAD(Repair):
-    """Teacher: the victim fine-tuned on clean images. Student: the victim, on cross-entropy and the distance of the attention maps of its
-    last three resolutions from the teacher's. The learning rate falls tenfold every fifth of each part, as in the paper.
+    """Teacher: the victim fine-tuned on clean images. Student: the victim, on cross-entropy and the
+    distance of the attention maps of its last three resolutions from the teacher's. The learning
+    rate falls tenfold every fifth of each part, as in the paper.
     """
 
     teacher_epochs: int = option(10, "of the teacher's fine-tuning", low=1)
     epochs: int = option(10, "of distillation", low=1)
     lr: float = option(0.1, "learning rate of both at the start", low=0)
-    beta1: float = option(500.0, "weight of the distance at the highest of the three resolutions", low=0)
+    beta1: float = option(
+        500.0, "weight of the distance at the highest of the three resolutions", low=0
+    )
     beta2: float = option(1000.0, "at the middle one", low=0)
     beta3: float = option(1000.0, "at the lowest", low=0)
     p: float = option(2.0, "power of the activations in the attention map", low=1)
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
-        clean, student = engine.clean(self.images), engine.victim()
+        clean = engine.clean(self.images)
+        student = engine.victim()
         names = last_stages(student, engine.to_float(clean.x[:2]))
         teacher = copy.deepcopy(student)
-        recipe = replace(engine.rules.recipe, optimizer="sgd", lr=self.lr, schedule="step", milestones=(0.2, 0.4, 0.6, 0.8))
+        recipe = replace(
+            engine.rules.recipe,
+            optimizer="sgd",
+            lr=self.lr,
+            schedule="step",
+            milestones=(0.2, 0.4, 0.6, 0.8),
+        )
         engine.fit(teacher, clean, name="teacher", epochs=self.teacher_epochs, recipe=recipe)
         teacher.requires_grad_(False)
         engine.probe("teacher", teacher)
-        taught, learned = Watch(teacher, names), Watch(student, names)
+        taught = Watch(teacher, names)
+        learned = Watch(student, names)
 
         def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             teacher(x)
             total = F.cross_entropy(net(x), y)
-            for name, beta in zip(names, (self.beta1, self.beta2, self.beta3)[-len(names) :], strict=True):
-                total = total + beta * F.mse_loss(attention(learned.seen[name], self.p), attention(taught.seen[name], self.p))
+            for name, beta in zip(
+                names, (self.beta1, self.beta2, self.beta3)[-len(names) :], strict=True
+            ):
+                total = total + beta * F.mse_loss(
+                    attention(learned.seen[name], self.p), attention(taught.seen[name], self.p)
+                )
             return total
 
-        engine.fit(student, clean, name="distillation", epochs=self.epochs, loss=loss, recipe=recipe)
+        engine.fit(
+            student, clean, name="distillation", epochs=self.epochs, loss=loss, recipe=recipe
+        )
         taught.end()
         learned.end()
         return student
 
 
 def attention(activations: Tensor, p: float) -> Tensor:
-    """Where a layer looks: mean over channels of |a|^p, as a vector of length 1; (n, c, h, w) -> (n, h * w)."""
+    """Where a layer looks: mean over channels of |a|^p, as a vector of length 1; (n, c, h, w) ->
+    (n, h * w).
+    """
     return F.normalize(activations.float().abs().pow(p).mean(1).flatten(1))

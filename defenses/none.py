@@ -12,7 +12,7 @@ from backdoorbench_ext.engine import Engine
 
 @dataclass(frozen=True)
 class NoDefense(Defense):
-    """Trains the protocol's network on everything: the victim model that other defenses start from."""
+    """Trains the protocol's network on everything: the victim that other defenses start from."""
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         return engine.victim()

@@ -1,8 +1,8 @@
 """What every method and the demo compute, as digests that are the same on every x86-64 CPU.
 
-``python tests/bits.py attacks defenses demo`` prints them as JSON; with ``--write`` they are kept in
-``bits.json`` for this version of PyTorch. Kernels are chosen by the CPU they find, so they are told
-not to look: no oneDNN, PyTorch's plain kernels, MKL's compatible branch.
+``python tests/bits.py attacks defenses demo`` prints them as JSON; with ``--write`` they are kept
+in ``bits.json`` for this version of PyTorch. Kernels are chosen by the CPU they find, so they are
+told not to look: no oneDNN, PyTorch's plain kernels, MKL's compatible branch.
 """
 
 import hashlib
@@ -22,7 +22,9 @@ def place():
     """What digests hold for: the architecture, the C library and PyTorch's version."""
     import torch
 
-    return " ".join((platform.machine(), *platform.libc_ver(), "torch", torch.__version__.partition("+")[0]))
+    return " ".join(
+        (platform.machine(), *platform.libc_ver(), "torch", torch.__version__.partition("+")[0])
+    )
 
 
 def of(tensors):
@@ -54,7 +56,8 @@ def defenses():
 
     for text in (*DEFENSES, *VARIANTS):
         images = make_images()
-        run, method = engine(images), defense(text)
+        run = engine(images)
+        method = defense(text)
         yield f"defense {text}", of(method.finish(method.fit(images, run), run).state_dict())
 
 

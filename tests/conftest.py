@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 
 def here(*words):
-    """The command line in this process, several times as fast as in one of its own: its exit code."""
+    """The command line in this process, faster than in one of its own: its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["bbx", *map(str, words)])
         try:
@@ -34,7 +34,15 @@ def bbx_test(pretrained=False, num_classes=10, **_):
     return PlainNet(((8, 2), (16, 2)), num_classes)
 
 
-RULES = replace(CBD, name="test", model="bbx_test", recipe=Recipe(epochs=2, batch_size=16, lr=0.05, schedule="one-cycle"), crop=1, cutout=2, overrides={})
+RULES = replace(
+    CBD,
+    name="test",
+    model="bbx_test",
+    recipe=Recipe(epochs=2, batch_size=16, lr=0.05, schedule="one-cycle"),
+    crop=1,
+    cutout=2,
+    overrides={},
+)
 
 
 def make_images(n=64, classes=4, side=32, seed=0):
@@ -44,7 +52,8 @@ def make_images(n=64, classes=4, side=32, seed=0):
     y = torch.arange(n) % classes
     half = side // 2
     for i, label in enumerate(y.tolist()):
-        top, left = half * (label // 2 % 2), half * (label % 2)
+        top = half * (label // 2 % 2)
+        left = half * (label % 2)
         x[i, :, top : top + half, left : left + half] += 100
     return Images(x, y, tuple(f"class{i}" for i in range(classes)))
 

@@ -1,4 +1,6 @@
-"""A GPU that is not there: tensors on it are CPU tensors in a coat. Like a GPU it refuses what mixes devices, and counts how often the CPU waits for it."""
+"""A GPU that is not there: tensors on it are CPU tensors in a coat. Like a GPU it refuses what
+mixes devices, and counts how often the CPU waits for it.
+"""
 
 from contextlib import contextmanager
 
@@ -12,8 +14,19 @@ from torch.utils._pytree import tree_leaves, tree_map
 NAME = "elsewhere"
 aten = torch.ops.aten
 MOVES = (aten.copy_.default, aten._to_copy.default)
-READS = (aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default, aten.masked_select.default)
-INDEXES = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default)  # whose indices may lie on the CPU
+READS = (
+    aten._local_scalar_dense.default,
+    aten.nonzero.default,
+    aten.equal.default,
+    aten.masked_select.default,
+)
+# whose indices may lie on the CPU
+INDEXES = (
+    aten.index.Tensor,
+    aten.index_put_.default,
+    aten.index_put.default,
+    aten._index_put_impl_.default,
+)
 
 
 class Elsewhere(Tensor):
@@ -22,7 +35,12 @@ class Elsewhere(Tensor):
     @staticmethod
     def __new__(cls, inner):
         made = Tensor._make_wrapper_subclass(
-            cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype, device=torch.device(NAME, 0)
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=torch.device(NAME, 0),
         )
         made.inner = inner
         return made
@@ -41,7 +59,9 @@ class Elsewhere(Tensor):
 
 
 class Device(TorchDispatchMode):
-    """While it is on, ``NAME`` is a device; ``waits`` counts blocking copies to or from it and values of its tensors that are read."""
+    """While it is on, ``NAME`` is a device; ``waits`` counts blocking copies to or from it and
+    values of its tensors that are read.
+    """
 
     def __init__(self):
         super().__init__()
@@ -51,35 +71,50 @@ class Device(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         there = [t for t in tensors if isinstance(t, Elsewhere)]
-        here = [t for t in tensors if not isinstance(t, Elsewhere) and t.dim()]  # a GPU takes single numbers of the CPU
+        # a GPU takes single numbers of the CPU
+        here = [t for t in tensors if not isinstance(t, Elsewhere) and t.dim()]
         if func in INDEXES and isinstance(args[0], Elsewhere):
-            here = [t for t in (args[0], *args[2:3]) if isinstance(t, Tensor) and not isinstance(t, Elsewhere) and t.dim()]
+            here = [
+                t
+                for t in (args[0], *args[2:3])
+                if isinstance(t, Tensor) and not isinstance(t, Elsewhere) and t.dim()
+            ]
         if there and here and func not in MOVES:
-            raise RuntimeError(f"{func} of tensors on two devices: " + ", ".join(f"{t.device} {tuple(t.shape)}" for t in tensors))
+            raise RuntimeError(
+                f"{func} of tensors on two devices: "
+                + ", ".join(f"{t.device} {tuple(t.shape)}" for t in tensors)
+            )
         device = kwargs.get("device")
         out_there = bool(there) if device is None else torch.device(device).type == NAME
         if func is aten.copy_.default:
             out_there = isinstance(args[0], Elsewhere)
         if out_there and kwargs.get("generator"):
             raise RuntimeError(f"{func}: a generator of the CPU for a tensor elsewhere")
-        masked = func in INDEXES and any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1])
+        masked = func in INDEXES and any(
+            t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1]
+        )
         if there and (func in READS or masked):
             self.waits += 1
         if func in MOVES and len({isinstance(t, Elsewhere) for t in tensors} | {out_there}) == 2:
             self.waits += not (kwargs.get("non_blocking") or args[2:] == (True,))
         coats = {id(t.inner): t for t in there}
-        bare, options = tree_map(lambda t: t.inner if isinstance(t, Elsewhere) else t, (args, kwargs))
+        bare, options = tree_map(
+            lambda t: t.inner if isinstance(t, Elsewhere) else t, (args, kwargs)
+        )
         if device is not None:
             options["device"] = torch.device("cpu")
 
         def dressed(t):
-            return coats.get(id(t), Elsewhere(t) if out_there else t) if isinstance(t, Tensor) else t
+            return (
+                coats.get(id(t), Elsewhere(t) if out_there else t) if isinstance(t, Tensor) else t
+            )
 
         return tree_map(dressed, func(*bare, **options))
 
 
 KNOWN = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
-if KNOWN:  # before the first backward pass of the process, which counts the devices
+# before the first backward pass of the process, which counts the devices
+if KNOWN:
 
     class Module(backend_registration._DummyBackendModule):
         def get_amp_supported_dtype(self):
@@ -90,11 +125,14 @@ if KNOWN:  # before the first backward pass of the process, which counts the dev
 
 @contextmanager
 def device():
-    """The device, for as long as this lasts; skips the test where PyTorch knows no devices written in Python."""
+    """The device, for as long as this lasts; skips the test where PyTorch knows no devices written
+    in Python.
+    """
     if not KNOWN:
         pytest.skip("this PyTorch has no devices written in Python")
     before = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)  # a parameter on the CPU cannot become one elsewhere in place
+    # a parameter on the CPU cannot become one elsewhere in place
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         with Device() as found:
             yield found

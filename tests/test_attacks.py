@@ -38,24 +38,37 @@ def test_sig_is_the_papers_signal():
 
 
 def test_wanet_against_opencv_remap():
-    x, wanet = photos(1, 32, 40), attack("wanet[s=1.5]")
+    x = photos(1, 32, 40)
+    wanet = attack("wanet[s=1.5]")
     grid = wanet.grid(x)[0]
     assert grid.abs().max() <= 1
     field = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    corner = field[0, :, 0, 0] / field.abs().mean()  # align_corners: the field's corner is the image's
+    # align_corners: the field's corner is the image's
+    corner = field[0, :, 0, 0] / field.abs().mean()
     expected = (torch.tensor([-1.0, -1.0]) + 1.5 * corner / 32).clamp(-1, 1)
     torch.testing.assert_close(grid[0, 0], expected)
     cols, rows = ((grid[..., i].numpy() + 1) / 2 * (side - 1) for i, side in ((0, 40), (1, 32)))
-    warped = cv2.remap(x[0].permute(1, 2, 0).numpy(), cols.astype(np.float32), rows.astype(np.float32), cv2.INTER_LINEAR)
-    torch.testing.assert_close(wanet.trigger(x)[0], torch.from_numpy(warped).permute(2, 0, 1), atol=0.01, rtol=0)  # OpenCV rounds places to 1/32 pixel
+    warped = cv2.remap(
+        x[0].permute(1, 2, 0).numpy(),
+        cols.astype(np.float32),
+        rows.astype(np.float32),
+        cv2.INTER_LINEAR,
+    )
+    # OpenCV rounds places to 1/32 pixel
+    torch.testing.assert_close(
+        wanet.trigger(x)[0], torch.from_numpy(warped).permute(2, 0, 1), atol=0.01, rtol=0
+    )
     torch.testing.assert_close(attack("wanet[s=0]").trigger(x), x)
 
 
 def test_wanet_noise_samples_are_warped_each_their_own_way():
-    x, wanet = photos(1).expand(3, -1, -1, -1), attack("wanet")
+    x = photos(1).expand(3, -1, -1, -1)
+    wanet = attack("wanet")
     noisy = wanet.cover(x, torch.Generator().manual_seed(0))
     assert not torch.equal(noisy[0], noisy[1]) and not torch.equal(noisy[0], wanet.trigger(x)[0])
-    bad = attack("wanet[noise=1.5]").poison(make_images(80), target=0, rate=0.1, rng=torch.Generator().manual_seed(0))
+    bad = attack("wanet[noise=1.5]").poison(
+        make_images(80), target=0, rate=0.1, rng=torch.Generator().manual_seed(0)
+    )
     assert int(bad.cover.sum()) == 12 and torch.equal(bad.y[bad.cover], bad.true[bad.cover])
     with pytest.raises(InputError, match="8 poisoned and 72 cover images"):
         attack("wanet[noise=9]").poison(make_images(79), target=0, rate=0.1, rng=torch.Generator())
@@ -65,34 +78,50 @@ def test_low_frequency_pattern_lies_in_its_band():
     x = photos(1, 32, 48)
     change = (attack("lf[band=3,amplitude=20]").trigger(x) - x)[0]
     spectrum = np.abs(scipy.fft.dctn(change.double().numpy(), axes=(1, 2), norm="ortho"))
-    assert spectrum[:, :3, :3].max() > 0.1 and spectrum[:, 3:].max() < 1e-5 and spectrum[:, :, 3:].max() < 1e-5 and spectrum[:, 0, 0].max() < 1e-5
+    assert (
+        spectrum[:, :3, :3].max() > 0.1
+        and spectrum[:, 3:].max() < 1e-5
+        and spectrum[:, :, 3:].max() < 1e-5
+        and spectrum[:, 0, 0].max() < 1e-5
+    )
     torch.testing.assert_close(change.abs().amax((1, 2)), torch.full((3,), 20 / 255))
 
 
 @pytest.mark.parametrize(("name", "magnitude"), [("ftrojan", 30), ("ctrl", 100)])
 @pytest.mark.parametrize("side", [32, 70])
 def test_colour_waves_against_opencv_and_scipy(name, magnitude, side):
-    """YCrCb by OpenCV, the DCT of each whole 32x32 window by SciPy, both coefficients of Cr and Cb raised, and back."""
+    """YCrCb by OpenCV, the DCT of each whole 32x32 window by SciPy, both coefficients of Cr and Cb
+    raised, and back.
+    """
     x = photos(1, side, side)
     ycc = cv2.cvtColor(x[0].permute(1, 2, 0).numpy(), cv2.COLOR_RGB2YCrCb) * 255
     for top in range(0, side - 31, 32):
         for left in range(0, side - 31, 32):
             for channel in (1, 2):
-                window = scipy.fft.dctn(ycc[top : top + 32, left : left + 32, channel], norm="ortho")
+                window = scipy.fft.dctn(
+                    ycc[top : top + 32, left : left + 32, channel], norm="ortho"
+                )
                 window[15, 15] += magnitude
                 window[31, 31] += magnitude
-                ycc[top : top + 32, left : left + 32, channel] = scipy.fft.idctn(window, norm="ortho")
+                ycc[top : top + 32, left : left + 32, channel] = scipy.fft.idctn(
+                    window, norm="ortho"
+                )
     expected = cv2.cvtColor((ycc / 255).astype(np.float32), cv2.COLOR_YCrCb2RGB)
-    torch.testing.assert_close(attack(name).trigger(x)[0], torch.from_numpy(expected).permute(2, 0, 1), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        attack(name).trigger(x)[0], torch.from_numpy(expected).permute(2, 0, 1), atol=2e-3, rtol=0
+    )
 
 
 def test_ctrl_trains_with_half_of_it():
-    clean, ctrl = make_images(40), attack("ctrl")
+    clean = make_images(40)
+    ctrl = attack("ctrl")
     bad = ctrl.poison(clean, target=1, rate=0.1, rng=torch.Generator().manual_seed(0))
     made = ctrl.refine(clean, bad, Engine(RULES, clean))
     x = clean.x[bad.mask].float()
     middle = (x > 40) & (x < 215)
-    torch.testing.assert_close((made - x)[middle] * 2, (ctrl.stamp(clean.x[bad.mask]) - x)[middle], atol=1.6, rtol=0)
+    torch.testing.assert_close(
+        (made - x)[middle] * 2, (ctrl.stamp(clean.x[bad.mask]) - x)[middle], atol=1.6, rtol=0
+    )
 
 
 def test_bpp_by_hand():
@@ -100,13 +129,17 @@ def test_bpp_by_hand():
     assert attack("bpp[levels=2]").stamp(ramp).unique().tolist() == [0, 255]
     assert attack("bpp").stamp(ramp).unique().tolist() == [0, 36, 73, 109, 146, 182, 219, 255]
     dithered = attack("bpp[levels=2,dithering=True]").trigger(torch.full((1, 3, 32, 32), 0.3))
-    assert set(dithered.unique().tolist()) == {0, 1} and abs(float(dithered.mean()) - 0.3) < 0.02, "dithering keeps the brightness"
+    assert set(dithered.unique().tolist()) == {0, 1} and abs(float(dithered.mean()) - 0.3) < 0.02, (
+        "dithering keeps the brightness"
+    )
     flat = torch.full((1, 1, 1, 2), 0.4)
-    assert attack("bpp[levels=2,dithering=True]").trigger(flat)[0, 0, 0].tolist() == [0, 1]  # 0.4 -> 0; 0.4 + 7/16 * 0.4 = 0.575 -> 1
+    # 0.4 -> 0; 0.4 + 7/16 * 0.4 = 0.575 -> 1
+    assert attack("bpp[levels=2,dithering=True]").trigger(flat)[0, 0, 0].tolist() == [0, 1]
 
 
 def test_bpp_negative_samples_carry_another_images_errors():
-    x, bpp = photos(), attack("bpp")
+    x = photos()
+    bpp = attack("bpp")
     errors = (bpp.trigger(x) - x).flatten(1)
     got = (bpp.cover(x, torch.Generator().manual_seed(0)) - x).flatten(1)
     order = torch.cdist(got, errors).argmin(1)
@@ -114,22 +147,34 @@ def test_bpp_negative_samples_carry_another_images_errors():
     assert sorted(order.tolist()) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("kernel", "reference"), [
-    ("average", lambda image: cv2.blur(image, (5, 5), borderType=cv2.BORDER_REFLECT_101)),
-    ("gaussian", lambda image: cv2.GaussianBlur(image, (5, 5), 1.1, borderType=cv2.BORDER_REFLECT_101)),
-    ("median", lambda image: cv2.medianBlur(image, 5)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kernel", "reference"),
+    [
+        ("average", lambda image: cv2.blur(image, (5, 5), borderType=cv2.BORDER_REFLECT_101)),
+        (
+            "gaussian",
+            lambda image: cv2.GaussianBlur(image, (5, 5), 1.1, borderType=cv2.BORDER_REFLECT_101),
+        ),
+        ("median", lambda image: cv2.medianBlur(image, 5)),
+    ],
+)
 def test_blurred_against_opencv(kernel, reference):
     x = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
     out = attack(f"blurred[base=badnets[size=5],kernel={kernel},size=5]").trigger(x)
-    expected = torch.from_numpy(reference(attack("badnets[size=5]").trigger(x)[1].permute(1, 2, 0).contiguous().numpy())).permute(2, 0, 1)
+    expected = torch.from_numpy(
+        reference(attack("badnets[size=5]").trigger(x)[1].permute(1, 2, 0).contiguous().numpy())
+    ).permute(2, 0, 1)
     inside = (..., slice(2, -2), slice(2, -2)) if kernel == "median" else (...,)
     torch.testing.assert_close(out[1][inside], expected[inside], atol=1e-5, rtol=0)
 
 
 def test_wrapped_attacks_are_their_base_in_all_else():
     wrapped = attack("blurred[base=wanet[noise=1]]")
-    assert wrapped.covers == 1 and not wrapped.learns and attack("blurred[base=sig]").label_mode == "clean-label"
+    assert (
+        wrapped.covers == 1
+        and not wrapped.learns
+        and attack("blurred[base=sig]").label_mode == "clean-label"
+    )
     assert wrapped.spec()["base"] == {"name": "wanet", **attack("wanet[noise=1]").spec()}
     assert attack("blurred[base=trojan]").learns
     for text, says in (
@@ -149,18 +194,32 @@ def linear(weights):
 
 
 def test_pgd_by_hand():
-    net, x, y = linear([[1.0, -2.0, 0.0], [0.0, 0.0, 0.0]]), torch.full((1, 3, 1, 1), 0.5), torch.tensor([0])
-    out = pgd(net, x, y, eps=0.1, step=0.03, steps=range(2)).flatten()  # the loss of class 0 rises when its logit falls; the third has no gradient
+    net = linear([[1.0, -2.0, 0.0], [0.0, 0.0, 0.0]])
+    x = torch.full((1, 3, 1, 1), 0.5)
+    y = torch.tensor([0])
+    # the loss of class 0 rises when its logit falls; the third has no gradient
+    out = pgd(net, x, y, eps=0.1, step=0.03, steps=range(2)).flatten()
     torch.testing.assert_close(out, torch.tensor([0.44, 0.56, 0.5]))
-    torch.testing.assert_close(pgd(net, x, y, eps=0.1, step=0.03, steps=range(9)).flatten(), torch.tensor([0.4, 0.6, 0.5]))
-    assert pgd(net, x, y, eps=0.9, step=0.5, steps=range(9)).flatten()[:2].tolist() == [0, 1], "images stay in [0, 1]"
-    torch.testing.assert_close(pgd(net, x, y, eps=0.1, step=0.03, steps=range(9), around=x - 0.05).flatten()[:2], torch.tensor([0.35, 0.55]))
+    torch.testing.assert_close(
+        pgd(net, x, y, eps=0.1, step=0.03, steps=range(9)).flatten(), torch.tensor([0.4, 0.6, 0.5])
+    )
+    assert pgd(net, x, y, eps=0.9, step=0.5, steps=range(9)).flatten()[:2].tolist() == [0, 1], (
+        "images stay in [0, 1]"
+    )
+    torch.testing.assert_close(
+        pgd(net, x, y, eps=0.1, step=0.03, steps=range(9), around=x - 0.05).flatten()[:2],
+        torch.tensor([0.35, 0.55]),
+    )
 
 
 def test_deepfool_by_hand():
-    """One linear step: the gap f_0 - f_1 = 0.5 (3 - 4) + ... is closed along the weights' difference (3, -4, 0), of length 5."""
-    net, x = linear([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]]), torch.full((1, 3, 1, 1), 0.5)
-    change = deepfool(net, x, 0, overshoot=0.02, steps=1).flatten()  # answered 1; gap 0.5 = 2.0 - 1.5; 0.5 / 25 * (3, -4, 0)
+    """One linear step: the gap f_0 - f_1 = 0.5 (3 - 4) + ... is closed along the weights'
+    difference (3, -4, 0), of length 5.
+    """
+    net = linear([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
+    x = torch.full((1, 3, 1, 1), 0.5)
+    # answered 1; gap 0.5 = 2.0 - 1.5; 0.5 / 25 * (3, -4, 0)
+    change = deepfool(net, x, 0, overshoot=0.02, steps=1).flatten()
     torch.testing.assert_close(change, 1.02 * 0.02 * torch.tensor([3.0, -4.0, 0.0]))
     assert net(x + change.view(1, 3, 1, 1)).argmax() == 0
     assert not deepfool(net, x, 1, overshoot=0.02, steps=5).any(), "already the target"
@@ -169,25 +228,40 @@ def test_deepfool_by_hand():
 def test_tuap_projection_and_rule():
     tuap = attack("tuap[eps=0.1]")
     assert tuap.project(torch.tensor([0.3, -0.05])).tolist() == pytest.approx([0.1, -0.05])
-    torch.testing.assert_close(attack("tuap[eps=0.1,norm='2']").project(torch.tensor([3.0, 4.0])), torch.tensor([0.06, 0.08]))
+    torch.testing.assert_close(
+        attack("tuap[eps=0.1,norm='2']").project(torch.tensor([3.0, 4.0])),
+        torch.tensor([0.06, 0.08]),
+    )
     clean = make_images(64)
-    learned = attack("tuap[eps=0.5,p_samples=1.0,delta=0.5]").fit(clean, engine := Engine(RULES, clean, seed=1))
-    assert learned["perturbation"].abs().max() <= 0.5 + 1e-6 and engine.log_book.curves["fooled"][-1] >= 0.5
+    learned = attack("tuap[eps=0.5,p_samples=1.0,delta=0.5]").fit(
+        clean, engine := Engine(RULES, clean, seed=1)
+    )
+    assert (
+        learned["perturbation"].abs().max() <= 0.5 + 1e-6
+        and engine.log_book.curves["fooled"][-1] >= 0.5
+    )
 
 
 def test_lc_perturbs_within_the_bound_and_stamps_four_corners():
-    clean, lc = make_images(64), attack("lc[steps=5]")
+    clean = make_images(64)
+    lc = attack("lc[steps=5]")
     lc = lc.fitted(lc.fit(clean, Engine(RULES, clean, seed=1)))
     bad = lc.poison(clean, target=1, rate=0.1, rng=torch.Generator().manual_seed(0))
-    made, x = lc.refine(clean, bad, Engine(RULES, clean)), clean.x[bad.mask]
+    made = lc.refine(clean, bad, Engine(RULES, clean))
+    x = clean.x[bad.mask]
     board = torch.tensor([[255, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.uint8)
     for rows in (slice(0, 3), slice(-3, None)):
         for cols in (slice(0, 3), slice(-3, None)):
-            assert (made[..., rows, cols] == board).all() and (lc.stamp(x)[..., rows, cols] == board).all()
+            assert (made[..., rows, cols] == board).all() and (
+                lc.stamp(x)[..., rows, cols] == board
+            ).all()
     change = (made.int() - x.int())[..., 3:-3, :].abs()
     assert 0 < change.max() <= 8, "eps 8, on pixels outside the corners"
     assert torch.equal(lc.stamp(x)[..., 3:-3, :], x[..., 3:-3, :]), "no perturbation at test time"
-    losses = [F.cross_entropy(_logits(lc, clean, images), bad.true[bad.mask]) for images in (lc.stamp(x), made)]
+    losses = [
+        F.cross_entropy(_logits(lc, clean, images), bad.true[bad.mask])
+        for images in (lc.stamp(x), made)
+    ]
     assert losses[1] > losses[0], "the perturbation makes the class harder"
 
 
@@ -199,36 +273,50 @@ def _logits(lc, clean, x):
 
 
 def test_adaptive_noise_stays_within_eps_of_the_triggered_image():
-    clean, noise = make_images(64), attack("adaptive_noise[epochs=2,m=3,eps=4]")
+    clean = make_images(64)
+    noise = attack("adaptive_noise[epochs=2,m=3,eps=4]")
     bad = noise.poison(clean, target=1, rate=0.2, rng=torch.Generator().manual_seed(0))
     made = noise.refine(clean, bad, Engine(RULES, clean, seed=1))
     change = (made.int() - bad.x[bad.mask].int()).abs()
     assert 0 < change.max() <= 4
-    assert torch.equal(noise.stamp(clean.x), attack("badnets").stamp(clean.x)), "test images carry the base's trigger alone"
+    assert torch.equal(noise.stamp(clean.x), attack("badnets").stamp(clean.x)), (
+        "test images carry the base's trigger alone"
+    )
 
 
 def test_trojan_excites_its_neuron():
-    clean, trojan = make_images(64), attack("trojan[size=5,margin=2,steps=30]")
+    clean = make_images(64)
+    trojan = attack("trojan[size=5,margin=2,steps=30]")
     engine = Engine(RULES, clean, seed=1)
     fitted = trojan.fitted(trojan.fit(clean, engine))
     net = engine.victim()
     chosen = net.backbone.get_classifier().weight.abs().sum(0).argmax()
     x = clean.x.float() / 255
-    random = trojan.fitted({"patch": torch.rand(3, 5, 5, generator=torch.Generator().manual_seed(0))})
+    random = trojan.fitted(
+        {"patch": torch.rand(3, 5, 5, generator=torch.Generator().manual_seed(0))}
+    )
     with torch.no_grad():
         before, after = (net.features(t.trigger(x))[:, chosen].mean() for t in (random, fitted))
     assert after > before
     changed = (fitted.trigger(photos()) != photos()).any(1)
-    assert changed[:, 25:30, 25:30].any() and not changed[:, :25].any() and not changed[:, 30:].any()
+    assert (
+        changed[:, 25:30, 25:30].any() and not changed[:, :25].any() and not changed[:, 30:].any()
+    )
 
 
 def test_dynamic_triggers_belong_to_their_image():
-    clean, dynamic = make_images(32), attack("dynamic[mask_epochs=1,epochs=1]")
+    clean = make_images(32)
+    dynamic = attack("dynamic[mask_epochs=1,epochs=1]")
     dynamic = dynamic.fitted(dynamic.fit(clean, Engine(RULES, clean, seed=1)))
     x = clean.x[:2].float() / 255
     nets = dynamic.nets(x)
     pattern, mask = nets.draw(x)
-    assert pattern.shape == (2, 3, 32, 32) and mask.shape == (2, 1, 32, 32) and mask.min() >= 0 and mask.max() <= 1
+    assert (
+        pattern.shape == (2, 3, 32, 32)
+        and mask.shape == (2, 1, 32, 32)
+        and mask.min() >= 0
+        and mask.max() <= 1
+    )
     torch.testing.assert_close(dynamic.trigger(x), x + (pattern - x) * mask)
     crossed = dynamic.cover(x, torch.Generator().manual_seed(3))
     order = torch.randperm(2, generator=torch.Generator().manual_seed(3))
@@ -242,10 +330,19 @@ def test_issba_hides_and_reads():
     assert dissimilarity(x, x).abs() < 1e-6
     from scipy.ndimage import uniform_filter
 
-    a, b = (torch.rand(1, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    a, b = (
+        torch.rand(1, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(i))
+        for i in (0, 1)
+    )
     mean = [uniform_filter(t[0, 0].numpy(), 7)[3:-3, 3:-3] for t in (a, b, a * a, b * b, a * b)]
-    va, vb, ab = mean[2] - mean[0] ** 2, mean[3] - mean[1] ** 2, mean[4] - mean[0] * mean[1]
-    ssim = (2 * mean[0] * mean[1] + 1e-4) * (2 * ab + 9e-4) / ((mean[0] ** 2 + mean[1] ** 2 + 1e-4) * (va + vb + 9e-4))
+    va = mean[2] - mean[0] ** 2
+    vb = mean[3] - mean[1] ** 2
+    ab = mean[4] - mean[0] * mean[1]
+    ssim = (
+        (2 * mean[0] * mean[1] + 1e-4)
+        * (2 * ab + 9e-4)
+        / ((mean[0] ** 2 + mean[1] ** 2 + 1e-4) * (va + vb + 9e-4))
+    )
     assert float(dissimilarity(2 * a - 1, 2 * b - 1)) == pytest.approx(1 - ssim.mean(), abs=1e-4)
 
 
@@ -253,7 +350,8 @@ def test_issba_hides_and_reads():
 def test_issba_learns_to_read_its_secret():
     from backdoorbench_ext.attacks.issba import Stega
 
-    clean, issba = make_images(128), attack("issba[bits=4,secret_epochs=60,epochs=60,lr=1e-3]")
+    clean = make_images(128)
+    issba = attack("issba[bits=4,secret_epochs=60,epochs=60,lr=1e-3]")
     own = Stega(4, 32, 32)
     own.load_state_dict(dict(issba.fit(clean, Engine(RULES, clean, seed=1))))
     secret = torch.randint(2, (64, 4), generator=torch.Generator().manual_seed(0)).float()
@@ -263,50 +361,69 @@ def test_issba_learns_to_read_its_secret():
 
 
 def test_smooth_is_smooth_and_bounded():
-    clean, smooth = make_images(48), attack("smooth[epochs=1,eps=12]")
+    clean = make_images(48)
+    smooth = attack("smooth[epochs=1,eps=12]")
     pattern = smooth.fit(clean, Engine(RULES, clean, seed=1))["pattern"]
     assert 0 < pattern.abs().max() <= 12 / 255 + 1e-6
     spectrum = np.abs(scipy.fft.dctn(pattern[0].double().numpy(), axes=(1, 2), norm="ortho"))
     assert (spectrum[:, 16:, 16:] ** 2).sum() < 0.01 * (spectrum**2).sum()
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("blend[alpha=2]", r"blend: alpha must lie in \[0, 1\], not 2"),
-    ("badnets[size=40]", "size 40"),
-    ("trojan[size=40]", r"size 40 must lie in \[1, 28\]"),
-    ("trojan[pattern=nowhere.png]", "nowhere.png: no such file, or no image"),
-    ("lc[size=17]", r"size 17 must lie in \[1, 16\]"),
-    ("lf[band=33]", r"band 33 must lie in \[2, 32\]"),
-    ("ftrojan[window=33]", r"window 33 must lie in \[1, 32\]"),
-    ("ftrojan[high=32]", r"position 32 must lie in \[0, 31\]"),
-    ("ctrl[high=32]", r"position 32 must lie in \[0, 31\]"),
-    ("issba[bits=65]", r"bits must lie in \[1, 64\] for 32x32 pixels, not 65: the secret is longer than the image can hold"),
-    ("issba[perceptual=lpips]", "perceptual=lpips needs"),
-    ("blurred[size=31,base=badnets[size=33]]", "size 33"),
-    ("bpp[levels=1]", r"levels must lie in \[2, 255\], not 1"),
-    ("sig[label_mode=dirty]", "label_mode must be one of all-to-one, all-to-all, clean-label, not 'dirty'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("blend[alpha=2]", r"blend: alpha must lie in \[0, 1\], not 2"),
+        ("badnets[size=40]", "size 40"),
+        ("trojan[size=40]", r"size 40 must lie in \[1, 28\]"),
+        ("trojan[pattern=nowhere.png]", "nowhere.png: no such file, or no image"),
+        ("lc[size=17]", r"size 17 must lie in \[1, 16\]"),
+        ("lf[band=33]", r"band 33 must lie in \[2, 32\]"),
+        ("ftrojan[window=33]", r"window 33 must lie in \[1, 32\]"),
+        ("ftrojan[high=32]", r"position 32 must lie in \[0, 31\]"),
+        ("ctrl[high=32]", r"position 32 must lie in \[0, 31\]"),
+        (
+            "issba[bits=65]",
+            r"bits must lie in \[1, 64\] for 32x32 pixels, not 65: the secret is longer than the "
+            r"image can hold",
+        ),
+        ("issba[perceptual=lpips]", "perceptual=lpips needs"),
+        ("blurred[size=31,base=badnets[size=33]]", "size 33"),
+        ("bpp[levels=1]", r"levels must lie in \[2, 255\], not 1"),
+        (
+            "sig[label_mode=dirty]",
+            "label_mode must be one of all-to-one, all-to-all, clean-label, not 'dirty'",
+        ),
+    ],
+)
 def test_bad_options_are_told_before_training(text, says):
     with pytest.raises(ValueError, match=says):
         attack(text).check(torch.rand(1, 3, 32, 32))
 
 
 def test_label_modes_of_any_attack():
-    clean, rng = make_images(40), torch.Generator().manual_seed(0)
+    clean = make_images(40)
+    rng = torch.Generator().manual_seed(0)
     bad = attack("wanet[label_mode=all-to-all]").poison(clean, target=0, rate=0.2, rng=rng)
     assert torch.equal(bad.y[bad.mask], (bad.true[bad.mask] + 1) % 4)
     bad = attack("badnets[label_mode=clean-label]").poison(clean, target=2, rate=0.1, rng=rng)
     assert torch.equal(bad.y, bad.true) and (bad.true[bad.mask] == 2).all()
 
 
-@pytest.mark.parametrize("name", ["badnets", "blend", "wanet"])  # bytes as they are, rounded, with cover images
-@pytest.mark.parametrize("side", [8, 5])  # rows of whole words of eight bytes, and not
+# bytes as they are, rounded, with cover images
+@pytest.mark.parametrize("name", ["badnets", "blend", "wanet"])
+# rows of whole words of eight bytes, and not
+@pytest.mark.parametrize("side", [8, 5])
 def test_poison_puts_each_image_in_its_place(name, side):
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
         clean = make_images(30)
-        x = F.interpolate(clean.x.float(), (side, side)).to(torch.uint8).contiguous(memory_format=layout)
-        clean, method = Images(x, clean.y, clean.classes), attack(name)
+        x = (
+            F.interpolate(clean.x.float(), (side, side))
+            .to(torch.uint8)
+            .contiguous(memory_format=layout)
+        )
+        clean = Images(x, clean.y, clean.classes)
+        method = attack(name)
         bad = method.poison(clean, target=0, rate=0.2, rng=torch.Generator().manual_seed(0))
         assert bad.mask.sum() == 6 and torch.equal(clean.x, x)
         assert torch.equal(bad.x[bad.mask], method.stamp(clean.x[bad.mask]))

@@ -12,10 +12,12 @@ from backdoorbench_ext.api import InputError
 def arrays(**changed):
     rng = np.random.default_rng(0)
     base = {
-        "train_images": rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8), "train_labels": np.arange(12) % 3,
-        "test_images": rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8), "test_labels": np.arange(6) % 3,
+        "train_images": rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8),
+        "train_labels": np.arange(12) % 3,
+        "test_images": rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8),
+        "test_labels": np.arange(6) % 3,
         "classes": np.array(["a", "b", "c"]),
-    }  # fmt: skip
+    }
     return {key: value for key, value in (base | changed).items() if value is not None}
 
 
@@ -34,7 +36,9 @@ def folder(tmp_path):
         for label in "ab":
             (tmp_path / split / label).mkdir(parents=True)
             for i in range(n):
-                Image.fromarray(np.full((6, 5, 3), 10 * i + (label == "b"), np.uint8)).save(tmp_path / split / label / f"{i}.png")
+                Image.fromarray(np.full((6, 5, 3), 10 * i + (label == "b"), np.uint8)).save(
+                    tmp_path / split / label / f"{i}.png"
+                )
     return tmp_path
 
 
@@ -84,7 +88,9 @@ def test_folder(folder):
 def test_bad_folder(folder):
     name = f"folder:{folder}"
     Image.new("RGB", (9, 9)).save(folder / "train" / "b" / "9.png")
-    with pytest.raises(InputError, match=r"9\.png: 9x9 pixels, the images before it have 5x6; give \[size=N\]"):
+    with pytest.raises(
+        InputError, match=r"9\.png: 9x9 pixels, the images before it have 5x6; give \[size=N\]"
+    ):
         datasets.load(name)
     (folder / "train" / "b" / "9.png").write_bytes(b"\x89PNG nothing")
     with pytest.raises(InputError, match="not a readable image"):
@@ -124,7 +130,8 @@ def test_missing_files(name, tmp_path):
 
 
 def test_digits():
-    (train, test), (again, _) = datasets.digits(), datasets.digits()
+    train, test = datasets.digits()
+    again, _ = datasets.digits()
     assert torch.equal(train.x, again.x) and torch.equal(train.y, again.y)
     assert train.x.shape == (4000, 3, 32, 32) and test.x.shape == (1000, 3, 32, 32)
     assert train.y.bincount().min() > 350 and test.y.bincount().min() >= 80
@@ -138,7 +145,10 @@ def test_subset():
     assert all(x.numpy().tobytes() in rows for x in part.x)
 
 
-@pytest.mark.parametrize(("name", "n", "classes", "shape"), [("cifar10", 50000, 10, 32), ("gtsrb", 13070, 43, 32), ("imagenette", 1500, 10, 224)])
+@pytest.mark.parametrize(
+    ("name", "n", "classes", "shape"),
+    [("cifar10", 50000, 10, 32), ("gtsrb", 13070, 43, 32), ("imagenette", 1500, 10, 224)],
+)
 def test_real(name, n, classes, shape, real_data):
     train, test = datasets.load(name, real_data)
     assert len(train) == n and len(train.classes) == classes == len(test.classes)

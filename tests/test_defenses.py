@@ -36,13 +36,18 @@ def test_lga_raises_low_losses():
 
 @pytest.mark.parametrize(("holds", "falls"), [("batch", True), ("sample", False)])
 def test_what_abl_holds(holds, falls, images, monkeypatch):
-    """The loss of a sample below gamma falls on, as long as the mean of its batch is above, or it is raised by itself."""
-    abl, seen = registry.create("defenses", f"abl[holds={holds}]"), []
+    """The loss of a sample below gamma falls on, as long as the mean of its batch is above, or it
+    is raised by itself.
+    """
+    abl = registry.create("defenses", f"abl[holds={holds}]")
+    seen = []
 
     def look(self, net, train, *, loss, **_):
         logits = torch.tensor([[3.0, 0.0], [0.0, 3.0]], requires_grad=True)
-        (slope,) = torch.autograd.grad(loss(lambda x: logits, None, torch.tensor([0, 0])), logits)  # losses 0.05 and 3.05
-        seen.append(slope[:, 0] < 0)  # descending raises the right logit
+        # losses 0.05 and 3.05
+        (slope,) = torch.autograd.grad(loss(lambda x: logits, None, torch.tensor([0, 0])), logits)
+        # descending raises the right logit
+        seen.append(slope[:, 0] < 0)
         raise InterruptedError
 
     monkeypatch.setattr(Engine, "fit", look)
@@ -52,20 +57,28 @@ def test_what_abl_holds(holds, falls, images, monkeypatch):
 
 
 def test_abl_unlearns_what_it_isolated(images, monkeypatch):
-    """Step 3 passes over the isolated images; the paper's loss, of as many others less theirs, by hand. Only step 2 augments."""
+    """Step 3 passes over the isolated images; the paper's loss, of as many others less theirs, by
+    hand. Only step 2 augments.
+    """
     stages = []
 
     def look(self, net, train, *, name="train", loss=None, epochs=None, augmented=True, **_):
         stages.append((name, len(train), epochs, augmented))
         if name == "unlearning":
             logits = torch.tensor([[3.0, 0.0, 0.0, 0.0]] * 2 + [[0.0] * 4] * 2)
-            value = loss(lambda x: logits, torch.zeros(2, *images.x.shape[1:]), torch.tensor([0, 0]))
+            value = loss(
+                lambda x: logits, torch.zeros(2, *images.x.shape[1:]), torch.tensor([0, 0])
+            )
             assert float(value) == pytest.approx(math.log(4) - (math.log(math.exp(3) + 3) - 3))
 
     monkeypatch.setattr(Engine, "fit", look)
     registry.create("defenses", "abl[isolated=0.25]").fit(images, Engine(RULES, images))
     n = len(images)
-    assert stages == [("isolation", n, 20, False), ("training", n - n // 4, 60, True), ("unlearning", n // 4, 20, False)]
+    assert stages == [
+        ("isolation", n, 20, False),
+        ("training", n - n // 4, 60, True),
+        ("unlearning", n // 4, 20, False),
+    ]
 
 
 def test_flooding():
@@ -82,13 +95,17 @@ def test_isolation_takes_the_lowest_losses():
 
 
 def test_pruning_order():
-    """Channel 1 is the quietest and useless, channel 2 the next and needed: pruning stops before it, and never reaches channel 0."""
+    """Channel 1 is the quietest and useless, channel 2 the next and needed: pruning stops before
+    it, and never reaches channel 0.
+    """
     z = torch.tensor([[5.0, 0.1, 0.0], [5.0, 0.1, 0.0], [4.0, 0.1, 2.0], [4.0, 0.1, 2.0]])
     head = nn.Linear(3, 2, bias=False)
     head.weight = nn.Parameter(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 9.0]]))
     y = torch.tensor([0, 0, 1, 1])
     assert pruning(z, y, head, drop=0.1).tolist() == [True, False, True]
-    assert pruning(z, y, head, drop=0.5).tolist() == [True, False, False], "accuracy may fall to a half, but one channel stays"
+    assert pruning(z, y, head, drop=0.5).tolist() == [True, False, False], (
+        "accuracy may fall to a half, but one channel stays"
+    )
 
 
 def test_pruned_channels_stay_silent(engine, images):
@@ -104,13 +121,18 @@ def test_pruned_channels_stay_silent(engine, images):
 
 def test_attention_map():
     a = torch.tensor([[[[1.0, 0.0], [0.0, 2.0]], [[1.0, 2.0], [0.0, 0.0]]]])
-    raw = torch.tensor([1.0, 2.0, 0.0, 2.0])  # mean over two channels of the squares: (1+1)/2, (0+4)/2, 0, (4+0)/2
+    # mean over two channels of the squares: (1+1)/2, (0+4)/2, 0, (4+0)/2
+    raw = torch.tensor([1.0, 2.0, 0.0, 2.0])
     torch.testing.assert_close(attention(a, 2.0), (raw / 3)[None])
 
 
 def test_last_stages():
     x = torch.rand(2, 3, 32, 32)
-    for model, sides in (("wrn16_1", [32, 16, 8]), ("resnet18_cifar", [16, 8, 4]), ("efficientnet_b0", [8, 4, 2])):
+    for model, sides in (
+        ("wrn16_1", [32, 16, 8]),
+        ("resnet18_cifar", [16, 8, 4]),
+        ("efficientnet_b0", [8, 4, 2]),
+    ):
         net = Net(model, 10).eval()
         names = last_stages(net, x)
         watch = Watch(net, names)
@@ -122,11 +144,14 @@ def test_last_stages():
 
 
 def test_bezier_point():
-    assert float(bezier(torch.tensor(1.0), torch.tensor(3.0), torch.tensor(5.0), 0.25)) == pytest.approx(0.5625 + 0.375 * 3 + 0.0625 * 5)
+    assert float(
+        bezier(torch.tensor(1.0), torch.tensor(3.0), torch.tensor(5.0), 0.25)
+    ) == pytest.approx(0.5625 + 0.375 * 3 + 0.0625 * 5)
 
 
 def test_curve_passes_through_its_ends_and_only_the_bend_is_trained(engine, images):
-    first, last = engine.new_model(), engine.new_model()
+    first = engine.new_model()
+    last = engine.new_model()
     before = [copy.deepcopy(net.state_dict()) for net in (first, last)]
     curve = Curve(first, last)
     engine.fit(curve, images, epochs=1)
@@ -142,14 +167,17 @@ def test_curve_passes_through_its_ends_and_only_the_bend_is_trained(engine, imag
 
 @torch.no_grad()
 def test_settled_statistics_are_those_of_augmented_images(engine, images):
-    net, before = engine.new_model(), engine.rng.get_state()
+    net = engine.new_model()
+    before = engine.rng.get_state()
     engine.settle(net, images)
     engine.rng.set_state(before)
     first, norm = net.backbone.layers[:2]
     with engine.autocast():
         moments = [torch.var_mean(first(x).float(), (0, 2, 3)) for x, _ in engine.batches(images)]
     assert len(moments) == 4
-    torch.testing.assert_close(norm.running_mean, torch.stack([mean for _, mean in moments]).mean(0))
+    torch.testing.assert_close(
+        norm.running_mean, torch.stack([mean for _, mean in moments]).mean(0)
+    )
     torch.testing.assert_close(norm.running_var, torch.stack([var for var, _ in moments]).mean(0))
     whole = first(engine.to_float(images.x)).mean((0, 2, 3))
     assert (norm.running_mean - whole).abs().max() > 1e-4, "not those of the images as they are"
@@ -157,17 +185,21 @@ def test_settled_statistics_are_those_of_augmented_images(engine, images):
 
 
 def test_sam_moves_uphill_in_proportion_to_the_weights():
-    weights, slopes = [torch.tensor([2.0, -1.0]), torch.tensor([0.5])], [torch.tensor([1.0, 1.0]), torch.tensor([2.0])]
-    norm = math.sqrt(2**2 + 1**2 + 1**2)  # of |w| g
+    weights = [torch.tensor([2.0, -1.0]), torch.tensor([0.5])]
+    slopes = [torch.tensor([1.0, 1.0]), torch.tensor([2.0])]
+    # of |w| g
+    norm = math.sqrt(2**2 + 1**2 + 1**2)
     moves = uphill(weights, slopes, 0.3)
     torch.testing.assert_close(torch.cat(moves), 0.3 * torch.tensor([4.0, 1.0, 0.5]) / norm)
 
 
 def test_starting_from_the_victim(engine, images):
-    """What fine-tuning starts from is No Defense's network, and its training is part of the cost."""
+    """What fine-tuning starts from is No Defense's network; its training is part of the cost."""
     victim = registry.create("defenses", "none").fit(images, Engine(RULES, images, seed=3))
     again = engine.victim()
-    assert all(torch.equal(p, q) for p, q in zip(victim.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(p, q) for p, q in zip(victim.parameters(), again.parameters(), strict=True)
+    )
     assert len(engine.log_book.curves["train loss"]) == 2 and engine.log_book.images == 128
 
 
@@ -180,7 +212,10 @@ def test_no_clean_images_left(name, images):
 def test_abl_keeps_what_it_was_taught(images):
     """Unlearning with a large rate raises the isolated images' loss."""
     engine = Engine(RULES, images, seed=3)
-    abl = registry.create("defenses", "abl[variant=release,isolation_epochs=1,epochs=4,unlearning_epochs=3,unlearning_lr=0.05,isolated=0.2]")
+    abl = registry.create(
+        "defenses",
+        "abl[variant=release,isolation_epochs=1,epochs=4,unlearning_epochs=3,unlearning_lr=0.05,isolated=0.2]",
+    )
     net = abl.fit(images, engine)
     curve = engine.log_book.curves["unlearning loss"]
     assert curve[-1] < curve[0] < 0, "minus the cross-entropy of what is unlearned"
@@ -188,7 +223,9 @@ def test_abl_keeps_what_it_was_taught(images):
 
 
 def test_hypergradient_by_hand():
-    """inner (d - 2 w)^2 / 2 has its lowest point at d = 2 w; outer d^2 + w is then 4 w^2 + w, whose slope at w = 0.5 is 5."""
+    """inner (d - 2 w)^2 / 2 has its lowest point at d = 2 w; outer d^2 + w is then 4 w^2 + w, whose
+    slope at w = 0.5 is 5.
+    """
     w = torch.tensor(0.5, requires_grad=True)
     d = torch.tensor(1.0)
     slopes = hypergradient(lambda d: (d - 2 * w) ** 2 / 2, lambda d: d**2 + w, d, [w], k=200)

@@ -1,4 +1,6 @@
-"""Semi-supervised and contrastive learning against numbers by hand, colorsys, OpenCV and plain loops."""
+"""Semi-supervised and contrastive learning against numbers by hand, colorsys, OpenCV and plain
+loops.
+"""
 
 import colorsys
 import math
@@ -20,16 +22,23 @@ from backdoorbench_ext.semisupervised import MixMatch, mix, sharpen, symmetric_c
 
 def test_symmetric_cross_entropy():
     p = torch.tensor([[0.7, 0.2, 0.1]])
-    expected = 0.1 * -math.log(0.2) - (0.7 * math.log(1e-4) + 0.1 * math.log(1e-4))  # the given class has log 1 = 0
-    torch.testing.assert_close(symmetric_cross_entropy(p.log(), torch.tensor([1])), torch.tensor([expected]))
+    # the given class has log 1 = 0
+    expected = 0.1 * -math.log(0.2) - (0.7 * math.log(1e-4) + 0.1 * math.log(1e-4))
+    torch.testing.assert_close(
+        symmetric_cross_entropy(p.log(), torch.tensor([1])), torch.tensor([expected])
+    )
 
 
 def test_sharpen():
-    torch.testing.assert_close(sharpen(torch.tensor([[0.6, 0.3, 0.1]]), 0.5), torch.tensor([[0.36, 0.09, 0.01]]) / 0.46)
+    torch.testing.assert_close(
+        sharpen(torch.tensor([[0.6, 0.3, 0.1]]), 0.5), torch.tensor([[0.36, 0.09, 0.01]]) / 0.46
+    )
 
 
 def test_mix_keeps_the_larger_share():
-    x, targets, order = torch.tensor([[0.0], [10.0]]), torch.eye(2), torch.tensor([1, 0])
+    x = torch.tensor([[0.0], [10.0]])
+    targets = torch.eye(2)
+    order = torch.tensor([1, 0])
     for share in (0.3, 0.7):
         mixed, given = mix(x, targets, torch.tensor(share), order)
         torch.testing.assert_close(mixed, torch.tensor([[3.0], [7.0]]))
@@ -43,15 +52,24 @@ def test_mixmatch_never_sees_untrusted_labels(images):
         engine = Engine(RULES, images, seed=3)
         trusted = torch.arange(64) < 32
         y = torch.where(trusted, images.y, (images.y + wrong) % 4)
-        match = MixMatch(engine, type(images)(images.x, y, images.classes), lambda _, trusted=trusted: trusted, length=10, ramp=10)
+        match = MixMatch(
+            engine,
+            type(images)(images.x, y, images.classes),
+            lambda _, trusted=trusted: trusted,
+            length=10,
+            ramp=10,
+        )
         losses.append(float(match(engine.new_model(), torch.zeros(8, 3, 32, 32), y).detach()))
         assert match.steps == 1 and [len(part) for part in match.parts] == [32, 32]
     assert losses[0] == losses[1] > 0
 
 
 def test_mixmatch_asks_whom_to_trust_before_every_round(images):
-    """Also where a saved state is taken up within a round; the network trains on in whatever mode the question left it."""
-    engine, asked = Engine(RULES, images, seed=3), []
+    """Also where a saved state is taken up within a round; the network trains on in whatever mode
+    the question left it.
+    """
+    engine = Engine(RULES, images, seed=3)
+    asked = []
     net = engine.new_model()
 
     def trust(round_):
@@ -75,8 +93,12 @@ def test_mixmatch_asks_whom_to_trust_before_every_round(images):
 
 @pytest.mark.parametrize(("variant", "asks"), [("paper", 1), ("release", 3)])
 def test_dbd_ranks_once_or_every_round(variant, asks, images, monkeypatch):
-    """The released code mines anew before every epoch of MixMatch, the paper filters once; trusted is the half with the lowest losses."""
-    engine, ranked, split = Engine(RULES, images, seed=3), [], MixMatch.split
+    """The released code mines anew before every epoch of MixMatch, the paper filters once; trusted
+    is the half with the lowest losses.
+    """
+    engine = Engine(RULES, images, seed=3)
+    ranked = []
+    split = MixMatch.split
     right = F.one_hot(images.y, 4) * 9.0
 
     def predict(net, train):
@@ -90,13 +112,21 @@ def test_dbd_ranks_once_or_every_round(variant, asks, images, monkeypatch):
 
     monkeypatch.setattr(engine, "predict", predict)
     monkeypatch.setattr(MixMatch, "split", look)
-    DBD(variant=variant, contrastive_epochs=1, contrastive_batch=8, warmup_epochs=1, rounds=3, steps=2).fit(images, engine)
+    DBD(
+        variant=variant,
+        contrastive_epochs=1,
+        contrastive_batch=8,
+        warmup_epochs=1,
+        rounds=3,
+        steps=2,
+    ).fit(images, engine)
     assert ranked == [64] * asks
 
 
 def test_nt_xent_against_loops():
     z = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
-    u, total = F.normalize(z), 0.0
+    u = F.normalize(z)
+    total = 0.0
     for i in range(6):
         partner = (i + 3) % 6
         others = [math.exp(float(u[i] @ u[k]) / 0.5) for k in range(6) if k != i]
@@ -110,16 +140,26 @@ def test_hue_against_colorsys():
     out = shift_hue(x, turn)
     for n in range(5):
         h, s, v = colorsys.rgb_to_hsv(*x[n, :, 1, 2].tolist())
-        torch.testing.assert_close(out[n, :, 1, 2], torch.tensor(colorsys.hsv_to_rgb((h + float(turn[n])) % 1, s, v)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            out[n, :, 1, 2],
+            torch.tensor(colorsys.hsv_to_rgb((h + float(turn[n])) % 1, s, v)),
+            atol=1e-5,
+            rtol=0,
+        )
 
 
 def test_jitter_by_hand():
     x = torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
-    one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-    torch.testing.assert_close(jitter(x, 1.5 * one, one, one, zero)[0, :, 0, 0], torch.tensor([0.3, 0.6, 0.9]))
+    one = torch.ones(1, 1, 1, 1)
+    zero = torch.zeros(1, 1, 1, 1)
+    torch.testing.assert_close(
+        jitter(x, 1.5 * one, one, one, zero)[0, :, 0, 0], torch.tensor([0.3, 0.6, 0.9])
+    )
     grey = 0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.6
     torch.testing.assert_close(jitter(x, one, one, zero, zero)[0, :, 0, 0], torch.full((3,), grey))
-    torch.testing.assert_close(jitter(x, one, 0.5 * one, one, zero)[0, :, 0, 0], (torch.tensor([0.2, 0.4, 0.6]) + grey) / 2)
+    torch.testing.assert_close(
+        jitter(x, one, 0.5 * one, one, zero)[0, :, 0, 0], (torch.tensor([0.2, 0.4, 0.6]) + grey) / 2
+    )
 
 
 def test_blur_against_opencv():
@@ -127,7 +167,12 @@ def test_blur_against_opencv():
     sigma = torch.tensor([0.3, 1.0, 2.0])
     out = blur(x, sigma)
     for n in range(3):
-        expected = cv2.GaussianBlur(x[n].permute(1, 2, 0).numpy(), (3, 3), float(sigma[n]), borderType=cv2.BORDER_REFLECT_101)
+        expected = cv2.GaussianBlur(
+            x[n].permute(1, 2, 0).numpy(),
+            (3, 3),
+            float(sigma[n]),
+            borderType=cv2.BORDER_REFLECT_101,
+        )
         np.testing.assert_allclose(out[n].permute(1, 2, 0).numpy(), expected, atol=1e-5)
 
 
@@ -138,21 +183,29 @@ def test_simclr_views_differ_between_images_and_seeds():
     assert len({float(view.sum()) for view in out}) == 8
     assert torch.equal(out, simclr_view(x, torch.Generator().manual_seed(0)))
     flat = torch.full((64, 3, 16, 16), 0.5)
-    assert simclr_view(flat, torch.Generator().manual_seed(1)).flatten(1).std(1).max() < 1e-5, "a flat image stays flat wherever it is cropped"
+    assert simclr_view(flat, torch.Generator().manual_seed(1)).flatten(1).std(1).max() < 1e-5, (
+        "a flat image stays flat wherever it is cropped"
+    )
 
 
 def test_asd_splits(images):
-    losses, y = torch.tensor([0.5, 0.1, 0.9, 0.2, 0.3, 0.8]), torch.tensor([0, 0, 0, 1, 1, 1])
+    losses = torch.tensor([0.5, 0.1, 0.9, 0.2, 0.3, 0.8])
+    y = torch.tensor([0, 0, 0, 1, 1, 1])
     assert lowest_per_class(losses, y, 2, 2).tolist() == [True, True, False, True, True, False]
     engine = Engine(RULES, images, make_images(8, seed=9), seed=3)
-    asd, net = ASD(seeds=2, growth=3, every=2, first=4, second=1, third=1, steps=2), engine.new_model()
+    asd = ASD(seeds=2, growth=3, every=2, first=4, second=1, third=1, steps=2)
+    net = engine.new_model()
     counts = [int(asd.split(net, images, 8, done, engine).sum()) - 8 for done in range(6)]
     assert counts == [0, 0, 12, 12, 32, 32], "3 of each of 4 classes from round 2 on, then the half"
     assert all(p.requires_grad for p in net.parameters()), "looking ahead leaves the network alone"
 
 
 def test_too_few_clean_images_of_a_class(images):
-    with pytest.raises(InputError, match=r"3 clean images of each class are asked for, but the protocol's reserve holds 2 of class 'class0'"):
+    with pytest.raises(
+        InputError,
+        match=r"3 clean images of each class are asked for, but the protocol's reserve holds 2 of "
+        r"class 'class0'",
+    ):
         Engine(RULES, images, make_images(8, seed=9)).clean_per_class(3)
     with pytest.raises(InputError, match=r"holds 0 of class"):
         Engine(RULES, images).clean_per_class(1)

@@ -14,8 +14,10 @@ from backdoorbench_ext import registry
 from backdoorbench_ext.api import InputError
 from backdoorbench_ext.engine import Engine
 
-ATTACKS, DEFENSES = registry.modules("attacks"), registry.modules("defenses")
-QUICK = {  # options that only shorten
+ATTACKS = registry.modules("attacks")
+DEFENSES = registry.modules("defenses")
+# options that only shorten
+QUICK = {
     "mcci": {"images": 4},
     "cbd": {"t1_steps": 2},
     "mcr": {"epochs": 1, "finetune_epochs": 1},
@@ -24,7 +26,13 @@ QUICK = {  # options that only shorten
     "i_bau": {"rounds": 2, "k": 1},
     "ft_sam": {"epochs": 1},
     "asd": {"seeds": 2, "growth": 1, "every": 1, "first": 2, "second": 1, "third": 1, "steps": 3},
-    "dbd": {"contrastive_epochs": 1, "contrastive_batch": 32, "warmup_epochs": 1, "rounds": 2, "steps": 3},
+    "dbd": {
+        "contrastive_epochs": 1,
+        "contrastive_batch": 32,
+        "warmup_epochs": 1,
+        "rounds": 2,
+        "steps": 3,
+    },
     "abl": {"isolation_epochs": 1, "epochs": 1, "unlearning_epochs": 1},
     "dynamic": {"mask_epochs": 1, "epochs": 1},
     "issba": {"secret_epochs": 1, "epochs": 2},
@@ -58,7 +66,9 @@ def fitted(text, clean):
 
 
 def killed(folder, train):
-    """What ``train`` returns when it is killed after each epoch in turn and started again; what lies between trainings is not kept."""
+    """What ``train`` returns when it is killed after each epoch in turn and started again; what
+    lies between trainings is not kept.
+    """
 
     class Killed(Exception):
         pass
@@ -80,10 +90,15 @@ def defense(text):
     return registry.get_class("defenses", name)(**QUICK.get(name, {}), **options)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("attacks", n) for n in ATTACKS] + [("defenses", n) for n in DEFENSES])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("attacks", n) for n in ATTACKS] + [("defenses", n) for n in DEFENSES]
+)
 def test_file(kind, name):
-    module, method = registry.module(kind, name), registry.create(kind, name)
-    assert name == "none" or "http" in (inspect.getdoc(module) or ""), "the module's docstring must cite paper or code with a link"
+    module = registry.module(kind, name)
+    method = registry.create(kind, name)
+    assert name == "none" or "http" in (inspect.getdoc(module) or ""), (
+        "the module's docstring must cite paper or code with a link"
+    )
     assert inspect.getdoc(type(method)), "the class must say what it does"
     for field in dataclasses.fields(method):
         assert field.metadata.get("meaning"), f"{field.name} must say what it means: use option()"
@@ -102,29 +117,47 @@ def test_trigger(name, side):
     clean = make_images(32, side=side)
     attack = fitted(name, clean)
     x = clean.x.float() / 255
-    before, out = x.clone(), attack.trigger(x)
+    before = x.clone()
+    out = attack.trigger(x)
     assert out.shape == x.shape and out.dtype == x.dtype
     assert out.min() >= 0 and out.max() <= 1
     assert torch.equal(x, before), "the input must stay untouched"
-    assert (out != x).flatten(1).any(1).all() == (attack.label_mode != "none"), "every image must carry the trigger"
+    assert (out != x).flatten(1).any(1).all() == (attack.label_mode != "none"), (
+        "every image must carry the trigger"
+    )
     assert torch.equal(out, attack.trigger(x)), "a trigger has no chance of its own"
-    assert torch.allclose(out[:3], attack.trigger(x[:3]), atol=1e-5), "an image's trigger must not depend on its neighbours"
+    assert torch.allclose(out[:3], attack.trigger(x[:3]), atol=1e-5), (
+        "an image's trigger must not depend on its neighbours"
+    )
     stamped = attack.stamp(clean.x)
-    assert stamped.dtype == torch.uint8 and (stamped.float() / 255 - out).abs().max() <= 0.5 / 255 + 1e-6
+    assert (
+        stamped.dtype == torch.uint8
+        and (stamped.float() / 255 - out).abs().max() <= 0.5 / 255 + 1e-6
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in ATTACKS if quick(n).learns])
 def test_learning(name, tmp_path):
-    """One seed, one trigger, also when killed after every epoch; what is learned is tensors; without it there is a clear error."""
+    """One seed, one trigger, also when killed after every epoch; what is learned is tensors;
+    without it there is a clear error.
+    """
     clean = make_images(48)
-    x, learned = clean.x.float() / 255, quick(name).fit(clean, engine(clean))
+    x = clean.x.float() / 255
+    learned = quick(name).fit(clean, engine(clean))
     assert all(isinstance(value, torch.Tensor) for value in learned.values())
-    again = killed(tmp_path, lambda **more: quick(name).fit(clean, engine(clean, victim=tmp_path / "clean.safetensors", **more)))
+    again = killed(
+        tmp_path,
+        lambda **more: quick(name).fit(
+            clean, engine(clean, victim=tmp_path / "clean.safetensors", **more)
+        ),
+    )
     assert torch.equal(quick(name).fitted(learned).trigger(x), quick(name).fitted(again).trigger(x))
     with pytest.raises(InputError, match="fit it first"):
         unfitted = quick(name)
         unfitted.trigger(x)
-        unfitted.refine(clean, unfitted.poison(clean, target=1, rate=0.1, rng=torch.Generator()), engine(clean))
+        unfitted.refine(
+            clean, unfitted.poison(clean, target=1, rate=0.1, rng=torch.Generator()), engine(clean)
+        )
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -143,7 +176,9 @@ def test_poison(name):
     assert torch.equal(bad.y, torch.where(bad.mask, attack.goal(clean.y, 1, 4), clean.y))
     assert torch.equal(bad.x, poison(0).x), "the same seed poisons the same images"
     assert (bad.x != clean.x)[bad.mask | bad.cover].flatten(1).any(1).all()
-    assert set(vars(bad.observed())) == {"x", "y", "classes"}, "a defense must see neither mask nor true labels"
+    assert set(vars(bad.observed())) == {"x", "y", "classes"}, (
+        "a defense must see neither mask nor true labels"
+    )
     test = attack.test_set(clean, 1)
     assert (test.y != test.true).all() and test.mask.all()
     if attack.refines:
@@ -160,49 +195,76 @@ def test_fit(text, images):
         e = engine(images)
         return method.finish(method.fit(images, e), e), e
 
-    (net, first), (again, _) = outputs(), outputs()
+    net, first = outputs()
+    again, _ = outputs()
     assert not net.training
     logits = first.predict(net, images)
     assert logits.shape == (64, 4) and logits.isfinite().all()
     assert torch.equal(logits, first.predict(again, images)), "one seed, one result"
-    given = 8 if method.clean_images is None else max(method.clean_images, 4 * method.clean_per_class)
-    assert first.log_book.clean_given == given, "clean_images must say what is asked of engine.clean"
+    given = (
+        8 if method.clean_images is None else max(method.clean_images, 4 * method.clean_per_class)
+    )
+    assert first.log_book.clean_given == given, (
+        "clean_images must say what is asked of engine.clean"
+    )
 
 
 @pytest.mark.parametrize("text", [*DEFENSES, *VARIANTS])
 def test_a_rate_of_its_own_has_its_optimizer(text, images, monkeypatch):
-    """A protocol's optimizer goes with the protocol's rate: under MCCI's Adadelta, SGD at 0.01 must not become Adadelta at 0.01."""
-    seen, fit = [], Engine.fit
+    """A protocol's optimizer goes with the protocol's rate: under MCCI's Adadelta, SGD at 0.01 must
+    not become Adadelta at 0.01.
+    """
+    seen = []
+    fit = Engine.fit
 
     def looked_at(self, *args, **options):
         seen.append(options.get("recipe") or self.rules.recipe)
         return fit(self, *args, **options)
 
     monkeypatch.setattr(Engine, "fit", looked_at)
-    rules = dataclasses.replace(RULES, recipe=dataclasses.replace(RULES.recipe, optimizer="adadelta", lr=0.123))
+    rules = dataclasses.replace(
+        RULES, recipe=dataclasses.replace(RULES.recipe, optimizer="adadelta", lr=0.123)
+    )
     defense(text).fit(images, Engine(rules, images, make_images(8, seed=9), seed=3))
     own = [recipe for recipe in seen if recipe.lr != 0.123]
-    assert seen and ("optimizer" in defense(text).spec() or all(recipe.optimizer != "adadelta" for recipe in own))
+    assert seen and (
+        "optimizer" in defense(text).spec() or all(recipe.optimizer != "adadelta" for recipe in own)
+    )
 
 
 def test_the_other_device_is_like_a_gpu():
     with elsewhere.device() as gpu:
-        x, order = torch.arange(3.0).to(elsewhere.NAME, non_blocking=True), torch.tensor([2, 0])
-        assert (x * 2 + torch.tensor(1.0)).device.type == elsewhere.NAME and gpu.waits == 0, "numbers and what is sent without blocking cost no wait"
+        x = torch.arange(3.0).to(elsewhere.NAME, non_blocking=True)
+        order = torch.tensor([2, 0])
+        assert (x * 2 + torch.tensor(1.0)).device.type == elsewhere.NAME and gpu.waits == 0, (
+            "numbers and what is sent without blocking cost no wait"
+        )
         assert x[order].tolist() == [2, 0] and gpu.waits == 0
         assert float(x.sum()) == x[x > 1].cpu() + 1 and gpu.waits == 3, "a value, a mask, a copy"
-        for mixed in (lambda: x + torch.ones(3), lambda: torch.randn(3, device=elsewhere.NAME, generator=torch.Generator())):
+        for mixed in (
+            lambda: x + torch.ones(3),
+            lambda: torch.randn(3, device=elsewhere.NAME, generator=torch.Generator()),
+        ):
             with pytest.raises(RuntimeError, match=r"two devices|generator of the CPU"):
                 mixed()
 
 
-@pytest.mark.parametrize(("kind", "name"), [("attacks", n) for n in ATTACKS] + [("defenses", n) for n in DEFENSES])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("attacks", n) for n in ATTACKS] + [("defenses", n) for n in DEFENSES]
+)
 def test_on_another_device(kind, name):
     """No tensor of the CPU meets one of a GPU, and within an epoch the CPU never waits for it."""
     waits = []
     with elsewhere.device() as gpu:
         clean, reserve = (make_images(n, seed=n).to(elsewhere.NAME) for n in (80, 8))
-        e = Engine(RULES, clean, reserve, seed=3, device=elsewhere.NAME, progress=lambda what, *_: waits.append((what, gpu.waits)))
+        e = Engine(
+            RULES,
+            clean,
+            reserve,
+            seed=3,
+            device=elsewhere.NAME,
+            progress=lambda what, *_: waits.append((what, gpu.waits)),
+        )
         attack = quick(name if kind == "attacks" else "badnets")
         if attack.learns:
             attack = attack.fitted(attack.fit(clean, e))
@@ -215,10 +277,16 @@ def test_on_another_device(kind, name):
             method = defense(name)
             net = method.finish(method.fit(bad.observed(), e), e)
             metrics, _ = e.measure_all(net, clean, test)
-            assert metrics["ca"][1] == 80 and e.embeddings(net, clean, test)["true/clean"].device.type == elsewhere.NAME
-    batches = len(clean) // RULES.recipe.batch_size * (2 if name == "asd" else 1)  # it splits the set after every third step here
+            assert (
+                metrics["ca"][1] == 80
+                and e.embeddings(net, clean, test)["true/clean"].device.type == elsewhere.NAME
+            )
+    # it splits the set after every third step here
+    batches = len(clean) // RULES.recipe.batch_size * (2 if name == "asd" else 1)
     for (what, before), (same, after) in itertools.pairwise(waits):
-        assert what != same or not what.endswith(", epochs") or after - before < batches, f"{what}: the CPU waits for the GPU in every step"
+        assert what != same or not what.endswith(", epochs") or after - before < batches, (
+            f"{what}: the CPU waits for the GPU in every step"
+        )
 
 
 @pytest.mark.parametrize("text", [*DEFENSES, *VARIANTS])
@@ -233,5 +301,8 @@ def test_goes_on_after_a_kill(text, images, tmp_path):
 
 
 def test_training_shared_by_what_differs_only_later():
-    avg, sg, sfrn = (registry.create("defenses", f"mcci[inference={i}]").training_spec() for i in ("avg", "sg", "sfrn"))
+    avg, sg, sfrn = (
+        registry.create("defenses", f"mcci[inference={i}]").training_spec()
+        for i in ("avg", "sg", "sfrn")
+    )
     assert avg == sg != sfrn

@@ -24,7 +24,10 @@ class Smooth(Defense):
     amount: float = option(0.1, "share of the label given away", low=0, high=1)
 
     def fit(self, train, engine):
-        return engine.fit(engine.new_model(), train, loss=lambda net, x, y: F.cross_entropy(net(x), y, label_smoothing=self.amount))
+        def loss(net, x, y):
+            return F.cross_entropy(net(x), y, label_smoothing=self.amount)
+
+        return engine.fit(engine.new_model(), train, loss=loss)
 '''
 
 
@@ -63,21 +66,38 @@ def test_options():
     cbd = registry.create("defenses", "cbd[beta=1e-3, variant=release, t1_steps=7]")
     assert (cbd.beta, cbd.variant, cbd.t1_steps, cbd.adversarial) == (1e-3, "release", 7, 0.0)
     assert registry.create("defenses", "cbd").spec() == {
-        "variant": "paper", "t1": 5, "t1_steps": None, "t1_schedule": "constant", "beta": 1e-4, "adversarial": 1.0, "critic_lr": 1e-3, "version": 1,
-    }  # fmt: skip
+        "variant": "paper",
+        "t1": 5,
+        "t1_steps": None,
+        "t1_schedule": "constant",
+        "beta": 1e-4,
+        "adversarial": 1.0,
+        "critic_lr": 1e-3,
+        "version": 1,
+    }
 
 
 def test_split():
-    assert registry.split("none,cbd[beta=1,t1=2], x[base=badnets[size=3,margin=1],k=2],y[f='a,b']") == [
-        "none", "cbd[beta=1,t1=2]", "x[base=badnets[size=3,margin=1],k=2]", "y[f='a,b']",
-    ]  # fmt: skip
-    assert registry.parse("x[base=badnets[size=3,margin=1],k=2]") == ("x", {"base": "badnets[size=3,margin=1]", "k": 2})
+    assert registry.split(
+        "none,cbd[beta=1,t1=2], x[base=badnets[size=3,margin=1],k=2],y[f='a,b']"
+    ) == [
+        "none",
+        "cbd[beta=1,t1=2]",
+        "x[base=badnets[size=3,margin=1],k=2]",
+        "y[f='a,b']",
+    ]
+    assert registry.parse("x[base=badnets[size=3,margin=1],k=2]") == (
+        "x",
+        {"base": "badnets[size=3,margin=1]", "k": 2},
+    )
 
 
 def test_plugin(plugin):
     assert registry.add_file(plugin) == [("defenses", "smoothing")]
     assert registry.create("defenses", "smoothing[amount=0.2]").amount == 0.2
-    assert "smoothing" in registry.modules("defenses") and "smoothing" not in registry.modules("attacks")
+    assert "smoothing" in registry.modules("defenses") and "smoothing" not in registry.modules(
+        "attacks"
+    )
 
 
 @pytest.mark.parametrize(

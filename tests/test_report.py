@@ -1,4 +1,6 @@
-"""The page of a suite: it holds what the records hold, asks nothing of a network, and works in a browser, by keyboard and on a phone."""
+"""The page of a suite: it holds what the records hold, asks nothing of a network, and works in a
+browser, by keyboard and on a phone.
+"""
 
 import re
 import shutil
@@ -11,11 +13,22 @@ from test_tables import RECORDS, SUITE
 from backdoorbench_ext import report
 from backdoorbench_ext.api import InputError
 
-GRID = replace(SUITE, name="paper <1>", reported={("digits", "badnets", "cbd", 0.1): {"ca": 87.0, "asr": 1.0}, ("digits", "blend", "cbd", 0.1): {"ca": 50.0}})
+GRID = replace(
+    SUITE,
+    name="paper <1>",
+    reported={
+        ("digits", "badnets", "cbd", 0.1): {"ca": 87.0, "asr": 1.0},
+        ("digits", "blend", "cbd", 0.1): {"ca": 50.0},
+    },
+)
 ROWS = [
-    record | {"curves": {"train loss": [2.0, 1.0, 0.5]}, "surroundings": record["surroundings"] | {"versions": {"torch": "2"}, "bf16": False}}
+    record
+    | {
+        "curves": {"train loss": [2.0, 1.0, 0.5]},
+        "surroundings": record["surroundings"] | {"versions": {"torch": "2"}, "bf16": False},
+    }
     for record in RECORDS
-]  # fmt: skip
+]
 
 
 @pytest.fixture
@@ -26,20 +39,42 @@ def page(tmp_path):
 def test_the_page_holds_everything_and_asks_for_nothing(page):
     text = page.read_text()
     assert text == report.render(ROWS, GRID, page.parent), "the same records, the same page"
-    assert "<title>paper &lt;1&gt;</title>" in text and "5 of 6 cells" in text and "98 of 1,000" not in text and "880 of 1,000" in text
+    assert (
+        "<title>paper &lt;1&gt;</title>" in text
+        and "5 of 6 cells" in text
+        and "98 of 1,000" not in text
+        and "880 of 1,000" in text
+    )
     assert "t-SNE" not in text and "no defense sees" not in text, "nothing was looked into"
-    assert text.count("<dialog") == 5 and 'data-value="88.0">88.00' in text and "&#34;rate&#34;: 0.1" in text
-    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", text) and "url(" not in text and "@import" not in text
-    assert re.findall(r'download="([^"]+)"', text) == [f"paper &lt;1&gt;.{suffix}" for suffix in ("csv", "tex", "md")]
-    assert re.findall(r'class="word far">([A-Z ]*)<', text) == ["", "", "", "", "CA"], "one number lies 37 points from the published one"
+    assert (
+        text.count("<dialog") == 5
+        and 'data-value="88.0">88.00' in text
+        and "&#34;rate&#34;: 0.1" in text
+    )
+    assert (
+        not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", text)
+        and "url(" not in text
+        and "@import" not in text
+    )
+    assert re.findall(r'download="([^"]+)"', text) == [
+        f"paper &lt;1&gt;.{suffix}" for suffix in ("csv", "tex", "md")
+    ]
+    assert re.findall(r'class="word far">([A-Z ]*)<', text) == ["", "", "", "", "CA"], (
+        "one number lies 37 points from the published one"
+    )
     with pytest.raises(InputError, match="no records"):
         report.render([], GRID, page.parent)
 
 
 def test_a_grid_of_rates_that_is_not_yet_drawable_has_its_page(tmp_path):
     """Two rates, and no attack with both: there is nothing to draw over the rate."""
-    two = [{**record, "spec": record["spec"] | {"rate": rate}} for record, rate in ((ROWS[0], 0.1), (ROWS[3], 0.2))]
-    assert "Over the poisoning rate" not in report.render(two, replace(GRID, rates=(0.1, 0.2)), tmp_path)
+    two = [
+        {**record, "spec": record["spec"] | {"rate": rate}}
+        for record, rate in ((ROWS[0], 0.1), (ROWS[3], 0.2))
+    ]
+    assert "Over the poisoning rate" not in report.render(
+        two, replace(GRID, rates=(0.1, 0.2)), tmp_path
+    )
 
 
 def test_curves_fill_their_box():
@@ -48,7 +83,18 @@ def test_curves_fill_their_box():
 
 
 def test_command(tmp_path, capsys):
-    words = ["--dataset", "digits[train=200,test=50]", "--attacks", "badnets", "--defenses", "none", "--model", "bbx_test", "--epochs", "1"]
+    words = [
+        "--dataset",
+        "digits[train=200,test=50]",
+        "--attacks",
+        "badnets",
+        "--defenses",
+        "none",
+        "--model",
+        "bbx_test",
+        "--epochs",
+        "1",
+    ]
     assert here("run", *words, "--out", tmp_path, "--jobs", "1") == 0
     (folder,) = tmp_path.glob("own*")
     assert here("report", folder) == 0 and "rate0.1-seed0" in (folder / "report.html").read_text()
@@ -56,33 +102,53 @@ def test_command(tmp_path, capsys):
     (record,) = folder.rglob("rate*.json")
     before = record.read_text()
     record.unlink()
-    assert here(*again.split()) == 0 and record.exists() and '"ca"' in before, "the command of the page makes the record again"
-    assert here("report", "demo", "--out", tmp_path / "none") == 2 and "no records of demo" in capsys.readouterr().err
+    assert here(*again.split()) == 0 and record.exists() and '"ca"' in before, (
+        "the command of the page makes the record again"
+    )
+    assert (
+        here("report", "demo", "--out", tmp_path / "none") == 2
+        and "no records of demo" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
 def test_in_a_browser(page):
     browsers = pytest.importorskip("playwright.sync_api", reason="no playwright here")
     with browsers.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-background-networking"])
+        browser = tool.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            args=["--no-sandbox", "--disable-background-networking"],
+        )
         tab = browser.new_page(viewport={"width": 375, "height": 800})
-        said, asked = [], []
+        said = []
+        asked = []
         tab.on("console", lambda message: said.append(message.text))
         tab.on("pageerror", lambda error: said.append(str(error)))
         tab.on("request", lambda request: asked.append(request.url))
         tab.goto(page.as_uri())
 
         def column(n):
-            return tab.eval_on_selector_all("#board tbody tr:not([hidden])", f"rows => rows.map(row => row.cells[{n}].textContent.trim())")
+            return tab.eval_on_selector_all(
+                "#board tbody tr:not([hidden])",
+                f"rows => rows.map(row => row.cells[{n}].textContent.trim())",
+            )
 
-        assert tab.evaluate("document.documentElement.scrollWidth") == 375, "only tables scroll sideways"
+        assert tab.evaluate("document.documentElement.scrollWidth") == 375, (
+            "only tables scroll sideways"
+        )
         assert column(2) == ["90.00", "88.00", "89.00", "91.00", "87.00"]
         head = tab.locator("#board thead button", has_text="CA ↑").first
         head.focus()
         tab.keyboard.press("Enter")
-        assert column(2) == ["87.00", "88.00", "89.00", "90.00", "91.00"] and head.locator("..").get_attribute("aria-sort") == "ascending"
+        assert (
+            column(2) == ["87.00", "88.00", "89.00", "90.00", "91.00"]
+            and head.locator("..").get_attribute("aria-sort") == "ascending"
+        )
         tab.keyboard.press("Enter")
-        assert column(2)[0] == "91.00" and head.locator("..").get_attribute("aria-sort") == "descending"
+        assert (
+            column(2)[0] == "91.00"
+            and head.locator("..").get_attribute("aria-sort") == "descending"
+        )
         tab.locator("#board thead button", has_text="CA reported").click()
         assert column(5) == ["50.00", "87.00", "--", "--", "--"], "what is missing comes last"
         tab.fill("#text", "cbd bad")
@@ -94,11 +160,17 @@ def test_in_a_browser(page):
         assert column(2) == ["87.00"]
         tab.locator("#board tbody tr:not([hidden]) button").focus()
         tab.keyboard.press("Enter")
-        assert tab.locator("dialog[open]").inner_text().startswith("Close") and tab.locator("dialog[open] polyline").count() == 1
+        assert (
+            tab.locator("dialog[open]").inner_text().startswith("Close")
+            and tab.locator("dialog[open] polyline").count() == 1
+        )
         tab.keyboard.press("Escape")
         assert tab.locator("dialog[open]").count() == 0
         with tab.expect_download() as kept:
             tab.get_by_text(".csv").click()
-        assert kept.value.suggested_filename.endswith(".csv") and "88.0000" in kept.value.path().read_text()
+        assert (
+            kept.value.suggested_filename.endswith(".csv")
+            and "88.0000" in kept.value.path().read_text()
+        )
         assert said == [] and [url for url in asked if not url.startswith(("file:", "data:"))] == []
         browser.close()

@@ -20,7 +20,17 @@ from PIL import Image
 from rich.console import Console
 from test_registry import DEFENSE
 
-from backdoorbench_ext import cost, datasets, progress, records, registry, runner, suite, tables, tune
+from backdoorbench_ext import (
+    cost,
+    datasets,
+    progress,
+    records,
+    registry,
+    runner,
+    suite,
+    tables,
+    tune,
+)
 from backdoorbench_ext.api import InputError
 from backdoorbench_ext.attacks.blend import picture
 from backdoorbench_ext.engine import Engine
@@ -32,21 +42,38 @@ from dataclasses import replace
 from backdoorbench_ext.protocols import CBD, Recipe
 from backdoorbench_ext.suite import Suite
 
+RECIPE = Recipe(epochs=3, batch_size=16, lr=0.01, schedule="one-cycle")
 SUITE = Suite(
-    "tiny", replace(CBD, name="tiny", model="cnn5", recipe=Recipe(epochs=3, batch_size=16, lr=0.01, schedule="one-cycle"), overrides={}),
-    ("digits[train=200,test=50]",), ("badnets",), ("none", "cbd[t1_steps=15]", "mcci[images=4]", "mcci[images=4,inference=sg]"),
+    "tiny",
+    replace(CBD, name="tiny", model="cnn5", recipe=RECIPE, overrides={}),
+    ("digits[train=200,test=50]",),
+    ("badnets",),
+    ("none", "cbd[t1_steps=15]", "mcci[images=4]", "mcci[images=4,inference=sg]"),
 )
 '''
 
 
 @pytest.fixture
 def grid():
-    return Suite("grid", replace(RULES, recipe=replace(RULES.recipe, epochs=1)), ("digits[train=200,test=20]",), ("badnets",), ("none", "cbd[t1_steps=1]"))
+    return Suite(
+        "grid",
+        replace(RULES, recipe=replace(RULES.recipe, epochs=1)),
+        ("digits[train=200,test=20]",),
+        ("badnets",),
+        ("none", "cbd[t1_steps=1]"),
+    )
 
 
 def bbx(*words, cwd, check=None):
     env = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    done = subprocess.run([sys.executable, "-m", "backdoorbench_ext", *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "backdoorbench_ext", *map(str, words)],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert check is None or done.returncode == check, done.stderr
     return done
 
@@ -66,24 +93,45 @@ def test_run_writes_each_record_once(grid, tmp_path):
     assert runner.run(grid, cells, options, jobs=1) == []
     assert [file.stat().st_mtime_ns for file in files] == before
     record = records.read(files[0])
-    assert record["given"] == {"train_images": 190, "poisoned": 19, "cover": 0, "clean_images": 0}, "5 % of each class held out"
+    assert record["given"] == {
+        "train_images": 190,
+        "poisoned": 19,
+        "cover": 0,
+        "clean_images": 0,
+    }, "5 % of each class held out"
     assert record["metrics"]["ca"][1] == 20 and record["metrics"]["asr"][1] == 18
-    assert set(record["probes"]) == {"f_B"} and record["surroundings"]["versions"]["torch"] == torch.__version__
-    assert record["spec"]["protocol"]["recipe"]["epochs"] == 1 and record["spec"]["defense"]["beta"] == 1e-4
-    assert not list((tmp_path / "grid" / ".state").glob("*/*.pt")), "the state of finished trainings is taken away"
+    assert (
+        set(record["probes"]) == {"f_B"}
+        and record["surroundings"]["versions"]["torch"] == torch.__version__
+    )
+    assert (
+        record["spec"]["protocol"]["recipe"]["epochs"] == 1
+        and record["spec"]["defense"]["beta"] == 1e-4
+    )
+    assert not list((tmp_path / "grid" / ".state").glob("*/*.pt")), (
+        "the state of finished trainings is taken away"
+    )
     assert suite.load(str(tmp_path / "grid")).cells() == cells, "known to who asks while it runs"
 
 
 def test_cells_that_benchmarks_share_run_once(grid, tmp_path, monkeypatch):
-    """A record of another folder, made by the same code on the same device, is copied, under the name that the method has here."""
+    """A record of another folder, made by the same code on the same device, is copied, under the
+    name that the method has here.
+    """
     options = runner.Options(out=tmp_path, device="cpu")
     monkeypatch.setattr(records, "commit", lambda: "abc")
     runner.run(grid, grid.cells(), options, jobs=1)
     other = replace(grid, name="other", defenses=("cbd[t1_steps=1,beta=1e-4]", "none"))
     cells = other.cells()
     found = runner.elsewhere(cells, options)
-    assert [cell for cell, _ in found] == cells and {file.parts[-5] for _, file in found} == {"grid"}
-    assert runner.elsewhere(cells, replace(options, audit=True)) == [] == runner.elsewhere(other.changed(seeds=(1,)).cells(), options)
+    assert [cell for cell, _ in found] == cells and {file.parts[-5] for _, file in found} == {
+        "grid"
+    }
+    assert (
+        runner.elsewhere(cells, replace(options, audit=True))
+        == []
+        == runner.elsewhere(other.changed(seeds=(1,)).cells(), options)
+    )
     assert runner.elsewhere(cells, replace(options, plugins=(Path("mine.py"),))) == []
     for changed in ("abd", "abc+"):
         with monkeypatch.context() as patch:
@@ -95,27 +143,53 @@ def test_cells_that_benchmarks_share_run_once(grid, tmp_path, monkeypatch):
         assert runner.elsewhere(cells, options) == [], "another precision"
     with monkeypatch.context() as patch:
         patch.setattr(runner, "run_cell", lambda *_, **__: pytest.fail("trained again"))
-        assert runner.run(other, cells, options, jobs=1) == [] == runner.missing(other, cells, options)
-    copy, first = (records.read(tmp_path / one.name / one.cells("cbd")[0].path()) for one in (other, grid))
-    assert copy["cell"]["defense"] == "cbd[t1_steps=1,beta=1e-4]" and copy | {"cell": first["cell"]} == first
+        assert (
+            runner.run(other, cells, options, jobs=1) == [] == runner.missing(other, cells, options)
+        )
+    copy, first = (
+        records.read(tmp_path / one.name / one.cells("cbd")[0].path()) for one in (other, grid)
+    )
+    assert (
+        copy["cell"]["defense"] == "cbd[t1_steps=1,beta=1e-4]"
+        and copy | {"cell": first["cell"]} == first
+    )
     assert (tmp_path / "other" / cells[0].path()).parent.with_name("examples.png").exists()
     next(iter(found))[1].write_text("{")
     third = replace(grid, name="third", defenses=("cbd[t1_steps=1]",)).cells()
-    assert [file.parts[-5] for _, file in runner.elsewhere(third, options)] == ["other"], "a damaged record is none, and hides none"
+    assert [file.parts[-5] for _, file in runner.elsewhere(third, options)] == ["other"], (
+        "a damaged record is none, and hides none"
+    )
 
 
 def test_a_later_run_adds_to_the_tables_of_an_earlier_one(tmp_path, capsys):
-    """A grid of one's own on all axes, a benchmark's other seeds; under another protocol it is another grid."""
+    """A grid of one's own on all axes, a benchmark's other seeds; under another protocol it is
+    another grid.
+    """
 
     def bbx(*words):
         assert here(*words, "--out", tmp_path) == 0
         return capsys.readouterr().out
 
-    own = ("run", "--dataset", "digits[train=200,test=20]", "--model", "bbx_test", "--epochs", 1, "--jobs", 1, "--device", "cpu")
+    own = (
+        "run",
+        "--dataset",
+        "digits[train=200,test=20]",
+        "--model",
+        "bbx_test",
+        "--epochs",
+        1,
+        "--jobs",
+        1,
+        "--device",
+        "cpu",
+    )
     bbx(*own, "--attacks", "badnets", "--defenses", "none")
     bbx(*own, "--attacks", "blend", "--defenses", "none", "--seeds", 1)
     bbx(*own, "--attacks", "blend", "--defenses", "none", "--protocol", "mcci")
-    assert sorted(folder.name for folder in tmp_path.glob("own*")) == ["own-epochs1-bbx_test", "own-mcci-epochs1-bbx_test"]
+    assert sorted(folder.name for folder in tmp_path.glob("own*")) == [
+        "own-epochs1-bbx_test",
+        "own-mcci-epochs1-bbx_test",
+    ]
     table = pd.read_csv(io.StringIO(bbx("table", "own-epochs1-bbx_test", "--format", "csv")))
     assert list(zip(table.attack, table.seed, strict=True)) == [("badnets", 0), ("blend", 1)]
     grid = suite.load("demo")
@@ -125,13 +199,17 @@ def test_a_later_run_adds_to_the_tables_of_an_earlier_one(tmp_path, capsys):
 
 
 def test_a_picture_that_changed_behind_its_name(grid, tmp_path):
-    """The network trained on the old picture's images is no victim of the new one's, and the table says that its cells are not of a kind."""
+    """The network trained on the old picture's images is no victim of the new one's, and the table
+    says that its cells are not of a kind.
+    """
 
     def paint(value):
         picture.cache_clear()
         Image.new("RGB", (32, 32), (value, 0, 0)).save(tmp_path / "pattern.png")
 
-    suite = replace(grid, attacks=(f"blend[pattern={tmp_path}/pattern.png]",), defenses=("none", "fp[epochs=1]"))
+    suite = replace(
+        grid, attacks=(f"blend[pattern={tmp_path}/pattern.png]",), defenses=("none", "fp[epochs=1]")
+    )
     options = runner.Options(out=tmp_path / "out", device="cpu")
     found = []
     for value, only in ((0, "none/rate"), (0, "fp"), (255, "fp")):
@@ -141,37 +219,62 @@ def test_a_picture_that_changed_behind_its_name(grid, tmp_path):
         found.append(runner.run(suite, suite.cells(only), options, jobs=1)[0].record)
         victims = list((tmp_path / "out" / ".shared").glob("victim-*.safetensors"))
         assert len(victims) == (2 if value else 1)
-        assert ("same poisoned images" in tables.caption([found[0], found[-1]], suite)) == bool(value)
-    assert found[0]["surroundings"]["poison"] == found[1]["surroundings"]["poison"] != found[2]["surroundings"]["poison"]
+        assert ("same poisoned images" in tables.caption([found[0], found[-1]], suite)) == bool(
+            value
+        )
+    assert (
+        found[0]["surroundings"]["poison"]
+        == found[1]["surroundings"]["poison"]
+        != found[2]["surroundings"]["poison"]
+    )
 
 
 def test_images_that_changed_behind_their_name(grid, tmp_path):
-    """Refused, both to go on with and to write tables of; where the file is away, tables of finished records can still be written."""
+    """Refused, both to go on with and to write tables of; where the file is away, tables of
+    finished records can still be written.
+    """
 
     def run(only):
-        for cached in (runner._load, runner._data_digest):  # a process reads a file once
+        # a process reads a file once
+        for cached in (runner._load, runner._data_digest):
             cached.cache_clear()
-        return runner.run(own, own.cells(only), runner.Options(out=tmp_path / "out", device="cpu"), jobs=1)
+        return runner.run(
+            own, own.cells(only), runner.Options(out=tmp_path / "out", device="cpu"), jobs=1
+        )
 
     train, test = datasets.load("digits[train=200,test=20]")
     file = tmp_path / "own.npz"
 
     def write(y):
-        x = {"train_images": train.x.permute(0, 2, 3, 1).numpy(), "test_images": test.x.permute(0, 2, 3, 1).numpy()}
-        np.savez(file, **x, train_labels=y.numpy(), test_labels=test.y.numpy(), classes=np.array(train.classes))
+        x = {
+            "train_images": train.x.permute(0, 2, 3, 1).numpy(),
+            "test_images": test.x.permute(0, 2, 3, 1).numpy(),
+        }
+        np.savez(
+            file,
+            **x,
+            train_labels=y.numpy(),
+            test_labels=test.y.numpy(),
+            classes=np.array(train.classes),
+        )
 
     own = replace(grid, datasets=(f"npz:{file}",))
     write(train.y)
     options = runner.Options(out=tmp_path / "out", device="cpu")
-    made, victim = run("none/rate")[0].record, next((tmp_path / "out" / ".shared").glob("victim-*.safetensors"))
+    made = run("none/rate")[0].record
+    victim = next((tmp_path / "out" / ".shared").glob("victim-*.safetensors"))
     poison = made["surroundings"]["poison"]
-    assert made["surroundings"]["data"] == datasets.digest((train, test)) and victim == runner.victim_file(own.cells()[0], options, poison)
+    assert made["surroundings"]["data"] == datasets.digest(
+        (train, test)
+    ) and victim == runner.victim_file(own.cells()[0], options, poison)
     assert run("none/rate") == []
     write(train.y.roll(1))
     for only in ("none/rate", "cbd"):
         with pytest.raises(InputError, match="are not those that the records in"):
             run(only)
-    assert runner.victim_file(own.cells()[0], options, poison) != victim, "nor is a network of other images a victim"
+    assert runner.victim_file(own.cells()[0], options, poison) != victim, (
+        "nor is a network of other images a victim"
+    )
     assert runner.elsewhere(replace(own, name="other").cells(), options) == []
     file.unlink()
     assert run("none/rate") == []
@@ -182,26 +285,45 @@ def test_images_that_changed_behind_their_name(grid, tmp_path):
 def test_progress_where_no_bars_can_be_drawn(grid, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "LINE_EVERY", 0)
     console = Console(file=io.StringIO())
-    runner.run(grid, grid.cells("none/rate"), runner.Options(out=tmp_path, device="cpu"), jobs=1, console=console)
-    assert "digits[train=200,test=20] badnets none rate 0.1 seed 0: train, epochs 1/1\n" in console.file.getvalue()
+    runner.run(
+        grid,
+        grid.cells("none/rate"),
+        runner.Options(out=tmp_path, device="cpu"),
+        jobs=1,
+        console=console,
+    )
+    assert (
+        "digits[train=200,test=20] badnets none rate 0.1 seed 0: train, epochs 1/1\n"
+        in console.file.getvalue()
+    )
 
 
 def test_long_work_between_trainings_is_told():
     told = []
-    engine = Engine(RULES, datasets.load("digits[train=20,test=10]")[0], progress=lambda *news: told.append(news))
+    engine = Engine(
+        RULES,
+        datasets.load("digits[train=20,test=10]")[0],
+        progress=lambda *news: told.append(news),
+    )
     for step in engine.track(range(5), "steps"):
         if step == 1:
             break
-    assert told == [("steps", 0, 5), ("steps", 1, 5), ("steps", 5, 5)], "a bar that is left early goes, too"
+    assert told == [("steps", 0, 5), ("steps", 1, 5), ("steps", 5, 5)], (
+        "a bar that is left early goes, too"
+    )
 
 
 def test_a_killed_fold_goes_on(grid, tmp_path, monkeypatch):
-    cell, told = grid.changed(epochs=2).cells("none/rate")[0], []
-    whole = tune.cross_validate(cell, ["none"], 2, runner.Options(out=tmp_path / "whole", device="cpu"))
+    cell = grid.changed(epochs=2).cells("none/rate")[0]
+    told = []
+    whole = tune.cross_validate(
+        cell, ["none"], 2, runner.Options(out=tmp_path / "whole", device="cpu")
+    )
 
     def kill(whose, what, done, total):
         told.append((whose, what, done))
-        if len(told) == 2:  # the folds, and an epoch of the first
+        # the folds, and an epoch of the first
+        if len(told) == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(tune, "bars", lambda *_: nullcontext(kill))
@@ -209,12 +331,21 @@ def test_a_killed_fold_goes_on(grid, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         tune.cross_validate(cell, ["none"], 2, options)
     assert tune.cross_validate(cell, ["none"], 2, options) == whole
-    assert [(what, done) for whose, what, done in told if whose == "none, fold 1 of 2"] == [("train, epochs", 1), ("train, epochs", 2)]
+    assert [(what, done) for whose, what, done in told if whose == "none, fold 1 of 2"] == [
+        ("train, epochs", 1),
+        ("train, epochs", 2),
+    ]
 
 
 def test_a_changed_option_is_another_cell(grid):
-    paths = {replace(cell, defense=text).path() for cell in grid.cells() for text in ("cbd", "cbd[beta=1e-3]", "cbd[beta=1e-4]")}
-    assert len({path.name for path in paths}) == 2, "defaults are written out: beta=1e-4 is the default"
+    paths = {
+        replace(cell, defense=text).path()
+        for cell in grid.cells()
+        for text in ("cbd", "cbd[beta=1e-3]", "cbd[beta=1e-4]")
+    }
+    assert len({path.name for path in paths}) == 2, (
+        "defaults are written out: beta=1e-4 is the default"
+    )
     assert grid.changed(epochs=2).cells()[0].path() != grid.cells()[0].path()
     assert grid.changed(epochs=2).name == "grid-epochs2"
 
@@ -239,7 +370,10 @@ def test_a_failed_cell_leaves_its_reason_and_is_tried_again(grid, tmp_path, monk
     ("changed", "says"),
     [
         ({"attacks": ("badnets[size=40]",)}, "do not fit into 32x32"),
-        ({"defenses": ("mcci",)}, r"needs 100 clean images, but the protocol's reserve \(5 % .*\) holds"),
+        (
+            {"defenses": ("mcci",)},
+            r"needs 100 clean images, but the protocol's reserve \(5 % .*\) holds",
+        ),
         ({"rates": (1.2,)}, "poisoning rate must lie"),
         ({"defenses": ("cbdd",)}, "Did you mean 'cbd'"),
         ({"protocol": replace(RULES, model="resnet81")}, "Did you mean"),
@@ -247,7 +381,10 @@ def test_a_failed_cell_leaves_its_reason_and_is_tried_again(grid, tmp_path, monk
     ],
 )
 def test_what_cannot_work_is_said_before_training(grid, tmp_path, changed, says, monkeypatch):
-    monkeypatch.setattr("backdoorbench_ext.engine.Engine.fit", lambda *_, **__: pytest.fail("nothing may be trained"))
+    monkeypatch.setattr(
+        "backdoorbench_ext.engine.Engine.fit",
+        lambda *_, **__: pytest.fail("nothing may be trained"),
+    )
     bad = replace(grid, **changed)
     with pytest.raises(InputError, match=says):
         runner.run(bad, bad.cells(), runner.Options(out=tmp_path, device="cpu"), jobs=1)
@@ -257,7 +394,13 @@ def test_what_cannot_work_is_said_before_training(grid, tmp_path, changed, says,
 def started(*words, cwd):
     """A command in a process of its own, which ends with this however it ends."""
     command = [sys.executable, "-m", "backdoorbench_ext", *map(str, words)]
-    with subprocess.Popen(command, cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    ) as process:
         try:
             yield process
         finally:
@@ -266,21 +409,36 @@ def started(*words, cwd):
 
 def files(folder, ending):
     """Those below a folder in which another process makes and removes folders meanwhile."""
-    return {Path(parent) / name for parent, _, names in os.walk(folder) for name in names if name.endswith(ending)}
+    return {
+        Path(parent) / name
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if name.endswith(ending)
+    }
 
 
 def test_killed_at_random_moments(tmp_path):
-    """SIGKILL, again and again, until the grid is done: the records are those of an undisturbed run, but for the times."""
+    """SIGKILL, again and again, until the grid is done: the records are those of an undisturbed
+    run, but for the times.
+    """
     file = tmp_path / "tiny.py"
     file.write_text(SUITE)
     assert here("run", file, "--device", "cpu", "--jobs", 1, "--out", tmp_path / "whole") == 0
-    rng, kills = random.Random(0), 0
+    rng = random.Random(0)
+    kills = 0
     for _ in range(5):
-        with started("run", file, "--device", "cpu", "--jobs", 1, "--out", "torn", cwd=tmp_path) as process:
+        with started(
+            "run", file, "--device", "cpu", "--jobs", 1, "--out", "torn", cwd=tmp_path
+        ) as process:
             until = time.monotonic() + 60
             seen = set()
-            while process.poll() is None and time.monotonic() < until:  # let it write something, then kill it at any moment after
-                now = {file for file in files(tmp_path / "torn", (".pt", ".json")) if file.suffix == ".pt" or file.name.startswith("rate")}
+            # let it write something, then kill it at any moment after
+            while process.poll() is None and time.monotonic() < until:
+                now = {
+                    file
+                    for file in files(tmp_path / "torn", (".pt", ".json"))
+                    if file.suffix == ".pt" or file.name.startswith("rate")
+                }
                 if now - seen and (seen or rng.random() < 0.5):
                     break
                 seen |= now
@@ -290,7 +448,9 @@ def test_killed_at_random_moments(tmp_path):
     assert kills >= 2
     assert here("run", file, "--device", "cpu", "--jobs", 1, "--out", tmp_path / "torn") == 0
     whole, torn = (sorted((tmp_path / folder).rglob("rate*.json")) for folder in ("whole", "torn"))
-    assert [p.relative_to(tmp_path / "whole") for p in whole] == [p.relative_to(tmp_path / "torn") for p in torn] and len(whole) == 4
+    assert [p.relative_to(tmp_path / "whole") for p in whole] == [
+        p.relative_to(tmp_path / "torn") for p in torn
+    ] and len(whole) == 4
     assert [timeless(p) for p in whole] == [timeless(p) for p in torn]
 
 
@@ -319,25 +479,51 @@ def test_nothing_lives_on_after_a_kill(tmp_path):
             time.sleep(0.05)
         below = descendants(process.pid)
     assert len(below) >= 2, "two workers"
-    until = time.monotonic() + 60  # anew: a busy machine may have needed most of it to start
+    # anew: a busy machine may have needed most of it to start
+    until = time.monotonic() + 60
     while any(map(alive, below)) and time.monotonic() < until:
         time.sleep(0.1)
     assert not [pid for pid in below if alive(pid)]
 
 
 def test_a_dropped_file_is_a_defense(tmp_path):
-    """One file in defenses/, no other edit: it is listed, run, and walked by the contract tests; and the same by --plugin."""
+    """One file in defenses/, no other edit: it is listed, run, and walked by the contract tests;
+    and the same by --plugin.
+    """
     root = Path(registry.__file__).parents[1]
     if not (root / "setup.cfg").exists():
         pytest.skip("not a checkout: nowhere to drop a file")
     plugin = tmp_path / "smoothing.py"
     plugin.write_text(DEFENSE)
-    grid = ("--dataset", "digits[train=100,test=20]", "--attacks", "badnets", "--defenses", "smoothing", "--epochs", 1, "--model", "cnn5", "--device", "cpu")
+    grid = (
+        "--dataset",
+        "digits[train=100,test=20]",
+        "--attacks",
+        "badnets",
+        "--defenses",
+        "smoothing",
+        "--epochs",
+        1,
+        "--model",
+        "cnn5",
+        "--device",
+        "cpu",
+    )
     done = bbx("run", *grid, "--plugin", plugin, "--jobs", 2, cwd=tmp_path, check=0)
-    assert "smoothing" in done.stdout and len(list(tmp_path.glob("runs/own-*/digits*/badnets/smoothing/*.json"))) == 1
+    assert (
+        "smoothing" in done.stdout
+        and len(list(tmp_path.glob("runs/own-*/digits*/badnets/smoothing/*.json"))) == 1
+    )
 
     package = tmp_path / "checkout"
-    for folder in ("backdoorbench_ext", "backdoorbench_ext/toolbox", "attacks", "defenses", "benchmarks", "tests"):
+    for folder in (
+        "backdoorbench_ext",
+        "backdoorbench_ext/toolbox",
+        "attacks",
+        "defenses",
+        "benchmarks",
+        "tests",
+    ):
         (package / folder).mkdir(parents=True)
         for source in (root / folder).glob("*.py"):
             (package / folder / source.name).write_text(source.read_text())
@@ -347,8 +533,25 @@ def test_a_dropped_file_is_a_defense(tmp_path):
     (package / "defenses" / "smoothing.py").write_text(DEFENSE)
     assert "smoothing" in bbx("list", "defenses", cwd=package, check=0).stdout
     bbx("run", *grid, cwd=package, check=0)
-    words = [sys.executable, "-m", "pytest", "-q", "tests/test_methods.py", "-k", "smoothing", "-p", "no:cacheprovider"]
-    done = subprocess.run(words, cwd=package, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "tests/test_methods.py",
+        "-k",
+        "smoothing",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(
+        words,
+        cwd=package,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
     assert done.returncode == 0 and "5 passed" in done.stdout, done.stdout
 
 
@@ -364,7 +567,10 @@ def test_a_dropped_file_is_a_defense(tmp_path):
         (["run", "demo", "--device", "cuda:9"], "device 'cuda:9' cannot be used"),
         (["run", "demo", "--plugin", "none.py"], "no such file"),
         (["run", "--dataset", "digits", "--attacks", "badnets"], "needs --attacks and --defenses"),
-        (["run", "--dataset", "cifar10", "--attacks", "badnets", "--defenses", "none"], "cifar10 needs --data DIR"),
+        (
+            ["run", "--dataset", "cifar10", "--attacks", "badnets", "--defenses", "none"],
+            "cifar10 needs --data DIR",
+        ),
         (["table", "demo", "--out", "nowhere"], "no records of demo yet: bbx run demo"),
         (["show", "cbdd"], "Did you mean 'cbd'"),
         (["list", "attack"], "Did you mean 'attacks'"),
@@ -387,15 +593,30 @@ def test_read_commands(capsys, monkeypatch, tmp_path, grid):
         assert here(*words) == 0
         return capsys.readouterr().out
 
-    assert "badnets" in run("list", "attacks") and "cbd" in json.loads(run("list", "--json"))["defenses"]
-    assert "Deconfounded" in run("show", "cbd") and "cells" in run("show", "demo") and "CBD v1" in run("show", "cbd")
-    assert [row["state"] for row in json.loads(run("status", tmp_path / "grid", "--json"))] == ["done", "done"]
+    assert (
+        "badnets" in run("list", "attacks")
+        and "cbd" in json.loads(run("list", "--json"))["defenses"]
+    )
+    assert (
+        "Deconfounded" in run("show", "cbd")
+        and "cells" in run("show", "demo")
+        and "CBD v1" in run("show", "cbd")
+    )
+    assert [row["state"] for row in json.loads(run("status", tmp_path / "grid", "--json"))] == [
+        "done",
+        "done",
+    ]
     assert r"\toprule" in run("table", tmp_path / "grid", "--format", "latex")
-    assert "plot.svg" in run("plot", tmp_path / "grid", "--format", "svg") and (tmp_path / "grid" / "plot.svg").stat().st_size > 5000
+    assert (
+        "plot.svg" in run("plot", tmp_path / "grid", "--format", "svg")
+        and (tmp_path / "grid" / "plot.svg").stat().st_size > 5000
+    )
     assert torch.__version__ in run("doctor")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": 99}', '{"format": 1, "metrics": {"ca": [5, 3]}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", '{"format": 99}', '{"format": 1, "metrics": {"ca": [5, 3]}}']
+)
 def test_damaged_records(text, tmp_path):
     file = tmp_path / "rate0.1-seed0-x.json"
     file.write_text(text)
@@ -404,43 +625,83 @@ def test_damaged_records(text, tmp_path):
 
 
 def test_cost_counts_stages():
-    """Whole lengths are reckoned from a few steps: 10 epochs of 8 steps beside 2 of 60 are 80 / 60 plain ones where a step costs the same."""
+    """Whole lengths are reckoned from a few steps: 10 epochs of 8 steps beside 2 of 60 are 80 / 60
+    plain ones where a step costs the same.
+    """
     stages = cost.cost(registry.create("defenses", "fp"), RULES, n=1024, classes=8, side=8)
-    assert list(stages) == ["victim", "passes", "fine-tuning"] and stages["victim"] == RULES.recipe.epochs
+    assert (
+        list(stages) == ["victim", "passes", "fine-tuning"]
+        and stages["victim"] == RULES.recipe.epochs
+    )
     steps = 10 * (8 * round(0.05 * 128) // 16) / (1024 * 0.95 // 16)
     assert 0.3 * steps < stages["fine-tuning"] < 3 * steps and 0 < stages["passes"] < 1
-    stages = cost.cost(registry.create("defenses", "asd[seeds=1,steps=4,first=2,second=0,third=0]"), RULES, n=256, classes=8, side=8)
+    stages = cost.cost(
+        registry.create("defenses", "asd[seeds=1,steps=4,first=2,second=0,third=0]"),
+        RULES,
+        n=256,
+        classes=8,
+        side=8,
+    )
     assert sorted(stages) == ["MixMatch", "passes"] and stages["MixMatch"] > 0
 
 
 def test_tune_by_cross_validation(tmp_path, grid, monkeypatch):
-    """Folds share no image and leave none out; what is finished is kept; the best is the highest mean."""
+    """Folds share no image and leave none out; what is finished is kept; the best is the highest
+    mean.
+    """
     names = tune.choices("cbd[t1_steps=1]", {"beta": [1e-5, 1e-3]})
     assert names == ["cbd[t1_steps=1,beta=1e-05]", "cbd[t1_steps=1,beta=0.001]"]
     assert len(tune.choices("cbd", {})) == 9, "the paper's own grid"
     seen = []
-    monkeypatch.setattr(tune.Engine, "predict", lambda self, net, images: seen.append(images.x) or torch.eye(10)[(images.y + len(seen) % 2) % 10])
+    monkeypatch.setattr(
+        tune.Engine,
+        "predict",
+        lambda self, net, images: (
+            seen.append(images.x) or torch.eye(10)[(images.y + len(seen) % 2) % 10]
+        ),
+    )
     options = runner.Options(out=tmp_path, device="cpu")
     results = tune.cross_validate(grid.cells()[0], names, 4, options)
     assert sum(map(len, seen[:4])) == len(torch.cat(seen[:4]).flatten(1).unique(dim=0)) == 190
-    assert results[names[0]] == [0, 1, 0, 1] and tune.best({"a": [0.5, 0.7], "b": [0.9, 0.4]}) == "b"
-    assert tune.cross_validate(grid.cells()[0], names, 4, options) == results and len(seen) == 8, "nothing is trained twice"
-    assert [file.suffix for file in (tmp_path / "tune").iterdir()] == [".json"] * 2, "the state of finished folds is taken away"
+    assert (
+        results[names[0]] == [0, 1, 0, 1] and tune.best({"a": [0.5, 0.7], "b": [0.9, 0.4]}) == "b"
+    )
+    assert tune.cross_validate(grid.cells()[0], names, 4, options) == results and len(seen) == 8, (
+        "nothing is trained twice"
+    )
+    assert [file.suffix for file in (tmp_path / "tune").iterdir()] == [".json"] * 2, (
+        "the state of finished folds is taken away"
+    )
     for call, says in (
         (lambda: tune.choices("none", {}), "names no options to tune"),
         (lambda: tune.choices("cbd", {"beta": [-1]}), "beta must lie in"),
-        (lambda: tune.cross_validate(grid.cells()[0], names, 1, options), r"folds must lie in \[2, 190\], not 1"),
+        (
+            lambda: tune.cross_validate(grid.cells()[0], names, 1, options),
+            r"folds must lie in \[2, 190\], not 1",
+        ),
     ):
         with pytest.raises(InputError, match=says):
             call()
 
 
 def test_no_defense_comes_first_and_attacks_alternate():
-    grid = Suite("order", RULES, ("digits", "digits[train=100]"), ("badnets", "blend"), ("fp", "none", "mcci", "mcci[inference=sg]"))
-    assert [(c.attack, c.defense) for c in grid.cells("100] blend/fp")] == [("blend", "fp")], "the words of --only"
+    grid = Suite(
+        "order",
+        RULES,
+        ("digits", "digits[train=100]"),
+        ("badnets", "blend"),
+        ("fp", "none", "mcci", "mcci[inference=sg]"),
+    )
+    assert [(c.attack, c.defense) for c in grid.cells("100] blend/fp")] == [("blend", "fp")], (
+        "the words of --only"
+    )
     first = runner.groups(grid.cells())[:6]
-    assert [(group[0].attack, group[0].defense) for group in first] == [(a, d) for d in ("none", "fp", "mcci") for a in ("badnets", "blend")]
-    assert [len(group) for group in first] == [1, 1, 1, 1, 2, 2] and {group[0].dataset for group in first} == {"digits"}
+    assert [(group[0].attack, group[0].defense) for group in first] == [
+        (a, d) for d in ("none", "fp", "mcci") for a in ("badnets", "blend")
+    ]
+    assert [len(group) for group in first] == [1, 1, 1, 1, 2, 2] and {
+        group[0].dataset for group in first
+    } == {"digits"}
 
 
 def test_an_audit_logs_losses_by_poison_and_changes_nothing_else(grid, tmp_path):
@@ -448,12 +709,23 @@ def test_an_audit_logs_losses_by_poison_and_changes_nothing_else(grid, tmp_path)
     for audit in (False, True):
         options = runner.Options(out=tmp_path / str(audit), device="cpu", audit=audit)
         runner.run(grid, grid.cells(), options, jobs=1)
-        records.append({cell.defense: timeless(options.out / "grid" / cell.path()) for cell in grid.cells()})
+        records.append(
+            {cell.defense: timeless(options.out / "grid" / cell.path()) for cell in grid.cells()}
+        )
     for defense, stages in (("none", ("train",)), ("cbd[t1_steps=1]", ("f_B", "f_C"))):
         curves = records[1][defense]["curves"]
         extra = {name: curves.pop(name) for name in list(curves) if ", " in name}
-        assert set(extra) == {f"{stage}, {what}" for stage in stages for what in ("clean loss", "poisoned loss", "CA", "ASR", "ARR")}
-        assert all(len(values) == len(curves[f"{name.partition(',')[0]} loss"]) for name, values in extra.items())
+        assert set(extra) == {
+            f"{stage}, {what}"
+            for stage in stages
+            for what in ("clean loss", "poisoned loss", "CA", "ASR", "ARR")
+        }
+        assert all(
+            len(values) == len(curves[f"{name.partition(',')[0]} loss"])
+            for name, values in extra.items()
+        )
         assert records[0][defense] == records[1][defense]
         for metric, (hits, n) in records[1][defense]["metrics"].items():
-            assert extra[f"{stages[-1]}, {metric.upper()}"][-1] == pytest.approx(100 * hits / n), "all test images are fewer than 1,000"
+            assert extra[f"{stages[-1]}, {metric.upper()}"][-1] == pytest.approx(100 * hits / n), (
+                "all test images are fewer than 1,000"
+            )

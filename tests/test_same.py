@@ -1,4 +1,4 @@
-"""What a change of the code's structure must leave as it was: the names of records, and the bits."""
+"""What rebuilding the code must leave as it was: the names of records, and the bits."""
 
 import json
 import subprocess
@@ -22,7 +22,8 @@ def test_every_committed_record_keeps_its_name():
         grid = suite.load(str(file.parent))
         for path in sorted(file.parent.rglob("rate*-seed*-*.json")):
             record = json.loads(path.read_text())
-            spec, named = record["spec"], record["cell"]
+            spec = record["spec"]
+            named = record["cell"]
             cell = Cell(**named, rate=spec["rate"], seed=spec["seed"], protocol=grid.protocol)
             assert file.parent / cell.path() == path
             assert path.stem.endswith(digest(spec))
@@ -39,7 +40,9 @@ def test_bits(kinds):
     """One thread, float32, kernels that do not depend on the CPU: the same weights as ever."""
     kept = json.loads(bits.FILE.read_text()).get(bits.place())
     if kept is None:
-        pytest.skip(f"no digests of {bits.place()}: python tests/bits.py {' '.join(bits.KINDS)} --write")
+        pytest.skip(
+            f"no digests of {bits.place()}: python tests/bits.py {' '.join(bits.KINDS)} --write"
+        )
     words = [sys.executable, bits.__file__, *kinds]
     found = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
     assert found and {name: kept.get(name) for name in found} == found

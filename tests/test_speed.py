@@ -9,7 +9,16 @@ from conftest import RULES, make_images
 
 from backdoorbench_ext import beside, runner
 from backdoorbench_ext.attacks.badnets import BadNets
-from backdoorbench_ext.benchmarks.speed import cell, equal, grid, pipeline, poisoning, timing, training, triggers
+from backdoorbench_ext.benchmarks.speed import (
+    cell,
+    equal,
+    grid,
+    pipeline,
+    poisoning,
+    timing,
+    training,
+    triggers,
+)
 from backdoorbench_ext.engine import Engine, has_bf16
 from backdoorbench_ext.suite import Suite
 
@@ -26,7 +35,9 @@ def test_compiled_training_rounds_differently_and_no_more(images):
         engine = Engine(RULES, images, seed=3, compile=mode)
         nets.append(engine.fit(engine.new_model(), images, epochs=1).state_dict())
     for name, plain in nets[0].items():
-        torch.testing.assert_close(plain, nets[1][name], atol=0.02 if engine.bf16 else 1e-4, rtol=0, msg=name)
+        torch.testing.assert_close(
+            plain, nets[1][name], atol=0.02 if engine.bf16 else 1e-4, rtol=0, msg=name
+        )
 
 
 def test_where_bf16_is_used(monkeypatch):
@@ -36,19 +47,25 @@ def test_where_bf16_is_used(monkeypatch):
         return has_bf16(torch.device("cpu"))
 
     assert computes(True) and computes(False, avx512_bf16=True, cpu_name="AMD EPYC 9554")
-    assert not computes(False, avx512_bf16=True, cpu_name="Intel Xeon Gold 6348H") and not computes(False, avx512_bf16=False, cpu_name="AMD EPYC 7763")
+    assert not computes(False, avx512_bf16=True, cpu_name="Intel Xeon Gold 6348H") and not computes(
+        False, avx512_bf16=False, cpu_name="AMD EPYC 7763"
+    )
     assert not computes(False) and not has_bf16(torch.device("meta"))
 
 
 def test_trainings_at_a_time_are_doubled_while_it_pays(monkeypatch):
     def speeds(found):
-        monkeypatch.setattr(beside, "speed", lambda jobs, *_: found[jobs] if jobs in found else memory())
+        monkeypatch.setattr(
+            beside, "speed", lambda jobs, *_: found[jobs] if jobs in found else memory()
+        )
         return beside.best(RULES, (3, 32, 32), 10, most=8)
 
     def memory():
         raise RuntimeError("out of memory")
 
-    assert speeds({1: 100, 2: 190, 4: 200}) == (4, {1: 100, 2: 190, 4: 200}), "4 are hardly faster than 2: 8 are not tried"
+    assert speeds({1: 100, 2: 190, 4: 200}) == (4, {1: 100, 2: 190, 4: 200}), (
+        "4 are hardly faster than 2: 8 are not tried"
+    )
     assert speeds({1: 100, 2: 90})[0] == 1
     assert speeds({1: 100, 2: 190})[0] == 2, "4 do not fit into memory"
     with pytest.raises(RuntimeError, match="memory"):
@@ -56,32 +73,64 @@ def test_trainings_at_a_time_are_doubled_while_it_pays(monkeypatch):
 
 
 def test_trigger_benchmark():
-    table = triggers.measure(torch.randint(256, (60, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)), rounds=1)
+    table = triggers.measure(
+        torch.randint(
+            256, (60, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        ),
+        rounds=1,
+    )
     assert set(table) == {"copy", *triggers.NAMES}
-    assert all(row["difference"] <= 1 for name, row in table.items() if name not in ("copy", "ftrojan", "ctrl")), "both ways draw the same trigger"
+    assert all(
+        row["difference"] <= 1
+        for name, row in table.items()
+        if name not in ("copy", "ftrojan", "ctrl")
+    ), "both ways draw the same trigger"
 
 
 def test_speed_benchmarks_run(options, images):
     """A round of each on a few images: every way is timed."""
     assert set(poisoning.measure(images, images, 1)) == {"PIL and PNG files, one by one", "ours"}
-    assert all(speed.median > 0 for speed in pipeline.measure(images, 1, usual=32, batch=16).values())
+    assert all(
+        speed.median > 0 for speed in pipeline.measure(images, 1, usual=32, batch=16).values()
+    )
     speeds, flops = training.measure("bbx_test", images, 1, batch=16)
     assert len(speeds) == 3 and flops > 0
-    parts = cell.measure(Suite("cell", RULES, ("digits[train=100,test=20]",), ("badnets",), ("none",)), options)
-    assert list(parts) == ["poisoning", "training", "evaluation", "rest"] and all(seconds > 0 for seconds in parts.values())
+    parts = cell.measure(
+        Suite("cell", RULES, ("digits[train=100,test=20]",), ("badnets",), ("none",)), options
+    )
+    assert list(parts) == ["poisoning", "training", "evaluation", "rest"] and all(
+        seconds > 0 for seconds in parts.values()
+    )
     found = timing.roofline(torch.device("cpu"), size=32, seconds=0.01)
     assert len(found) == 3 and all(value > 0 for value in found.values())
     assert sum(training.profiled("bbx_test", images, batch=16).values()) == pytest.approx(1)
-    assert grid.together(replace(RULES, model="cnn5"), (1,), "cpu", 1, seconds=0.1)["1 at a time"].median > 0
-    assert grid.cells_an_hour(Suite("grid", RULES, ("digits[train=100,test=20]",), ("badnets",), ("none",)), options, 1) > 0
+    assert (
+        grid.together(replace(RULES, model="cnn5"), (1,), "cpu", 1, seconds=0.1)[
+            "1 at a time"
+        ].median
+        > 0
+    )
+    assert (
+        grid.cells_an_hour(
+            Suite("grid", RULES, ("digits[train=100,test=20]",), ("badnets",), ("none",)),
+            options,
+            1,
+        )
+        > 0
+    )
 
 
 def test_plain_and_fast_training_are_compared_on_the_same_images(images):
     """Both learn the four bright quadrants, and what is compared is in percent."""
     rules = replace(RULES, crop=0, cutout=0, flip=False, recipe=replace(RULES.recipe, epochs=30))
-    attack, test = BadNets(), make_images(40, seed=5)
+    attack = BadNets()
+    test = make_images(40, seed=5)
     poisoned = attack.poison(images, target=0, rate=0.1, rng=torch.Generator().manual_seed(0))
     ways = {"plain": equal.plain(rules), "ours": equal.fast(rules)}
     found = equal.measure(rules, ways, poisoned, test, attack.test_set(test, 0), (0, 1))
-    assert all(len(values) == 2 and max(values) <= 100 for metrics in found.values() for values in metrics.values())
+    assert all(
+        len(values) == 2 and max(values) <= 100
+        for metrics in found.values()
+        for values in metrics.values()
+    )
     assert min(found["plain"]["ca"]) > 60 and min(found["ours"]["ca"]) > 60

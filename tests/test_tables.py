@@ -11,64 +11,131 @@ from backdoorbench_ext import plots, records, tables
 from backdoorbench_ext.api import InputError
 from backdoorbench_ext.suite import Suite
 
-SUITE = Suite("paper", RULES, ("digits",), ("badnets", "blend"), ("none", "cbd", "mcci[inference=avg]"), seeds=(0,))
+SUITE = Suite(
+    "paper",
+    RULES,
+    ("digits",),
+    ("badnets", "blend"),
+    ("none", "cbd", "mcci[inference=avg]"),
+    seeds=(0,),
+)
 
 
 def record(attack, defense, ca, asr, arr, seed=0):
     return {
         "format": 1,
-        "spec": {"dataset": "digits", "attack": {"name": attack}, "defense": {"name": defense}, "rate": 0.1, "seed": seed, "protocol": RULES.spec()},
+        "spec": {
+            "dataset": "digits",
+            "attack": {"name": attack},
+            "defense": {"name": defense},
+            "rate": 0.1,
+            "seed": seed,
+            "protocol": RULES.spec(),
+        },
         "cell": {"dataset": "digits", "attack": attack, "defense": defense},
-        "metrics": {"ca": [ca, 1000], "asr": [asr, 900], "arr": [arr, 900]}, "probes": {"f_B": {"ca": [500, 1000], "asr": [900, 900], "arr": [0, 900]}},
-        "given": {"train_images": 3800, "clean_images": 100 if "mcci" in defense else 0}, "time": {"training": 1.5}, "surroundings": {"device": "CPU_x & y", "commit": "abc"},
-    }  # fmt: skip
+        "metrics": {"ca": [ca, 1000], "asr": [asr, 900], "arr": [arr, 900]},
+        "probes": {"f_B": {"ca": [500, 1000], "asr": [900, 900], "arr": [0, 900]}},
+        "given": {"train_images": 3800, "clean_images": 100 if "mcci" in defense else 0},
+        "time": {"training": 1.5},
+        "surroundings": {"device": "CPU_x & y", "commit": "abc"},
+    }
 
 
 RECORDS = [
-    record("badnets", "none", 900, 900, 0), record("badnets", "cbd", 880, 9, 801), record("badnets", "mcci[inference=avg]", 890, 9, 810),
-    record("blend", "none", 910, 855, 27), record("blend", "cbd", 870, 18, 792),
-]  # fmt: skip
+    record("badnets", "none", 900, 900, 0),
+    record("badnets", "cbd", 880, 9, 801),
+    record("badnets", "mcci[inference=avg]", 890, 9, 810),
+    record("blend", "none", 910, 855, 27),
+    record("blend", "cbd", 870, 18, 792),
+]
 
-LATEX = r"""\begin{tabular}{l@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr}
+UP = r"CA $\uparrow$ & ASR $\downarrow$ & ARR $\uparrow$"
+LATEX = (
+    r"""\begin{tabular}{l@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr}
 \toprule
  & \multicolumn{3}{c}{No Defense} & \multicolumn{3}{c}{CBD} & \multicolumn{3}{c}{MCCI (a)} \\
 \cmidrule(lr){2-4} \cmidrule(lr){5-7} \cmidrule(lr){8-10}
-Attack & CA $\uparrow$ & ASR $\downarrow$ & ARR $\uparrow$ & CA $\uparrow$ & ASR $\downarrow$ & ARR $\uparrow$ & CA $\uparrow$ & ASR $\downarrow$ & ARR $\uparrow$ \\
-\midrule
-BadNets & 90.00 & 100.00 & 0.00 & \underline{88.00} & \textbf{1.00} & \underline{89.00} & \textbf{89.00} & \textbf{1.00} & \textbf{90.00} \\
-Blend & 91.00 & 95.00 & 3.00 & \textbf{87.00} & \textbf{2.00} & \textbf{88.00} & -- & -- & -- \\
-\midrule Average & 90.50 & 97.50 & 1.50 & \textbf{87.50} & \textbf{1.50} & \textbf{88.50} & -- & -- & -- \\
-\midrule Clean images & \multicolumn{3}{c}{0} & \multicolumn{3}{c}{0} & \multicolumn{3}{c}{100} \\
+"""
+    rf"Attack & {UP} & {UP} & {UP} \\"
+    "\n"
+    r"""\midrule
+"""
+    r"BadNets & 90.00 & 100.00 & 0.00 & \underline{88.00} & \textbf{1.00} & \underline{89.00} & "
+    r"\textbf{89.00} & \textbf{1.00} & \textbf{90.00} \\"
+    "\n"
+    r"Blend & 91.00 & 95.00 & 3.00 & \textbf{87.00} & \textbf{2.00} & \textbf{88.00} & "
+    r"-- & -- & -- \\"
+    "\n"
+    r"\midrule Average & 90.50 & 97.50 & 1.50 & \textbf{87.50} & \textbf{1.50} & \textbf{88.50} & "
+    r"-- & -- & -- \\"
+    "\n"
+    r"\midrule Clean images & \multicolumn{3}{c}{0} & \multicolumn{3}{c}{0} & "
+    r"\multicolumn{3}{c}{100} \\"
+    r"""
 \bottomrule
 \end{tabular}}
 """
+)
 
 
 def test_latex():
     text = tables.render(RECORDS, SUITE, "latex")
     assert LATEX in text
-    assert r"5 \%" in text and r"CPU\_x \& y, commit abc" in text and "Options: (a) inference=avg." in text
-    assert text.count("{") == text.count("}") and r"\usepackage{booktabs,graphicx}" in text and r"\begin{table*}[t]" in text
-    assert r"\begin{table}[t]" in tables.render(RECORDS[:2], SUITE, "latex"), "seven columns fit one of two"
+    assert (
+        r"5 \%" in text
+        and r"CPU\_x \& y, commit abc" in text
+        and "Options: (a) inference=avg." in text
+    )
+    assert (
+        text.count("{") == text.count("}")
+        and r"\usepackage{booktabs,graphicx}" in text
+        and r"\begin{table*}[t]" in text
+    )
+    assert r"\begin{table}[t]" in tables.render(RECORDS[:2], SUITE, "latex"), (
+        "seven columns fit one of two"
+    )
 
 
 def test_learning_puts_stages_one_after_the_other(tmp_path):
     time = {"training": 6.0, "stages": {"first": 2.0, "after": 4.0}}
-    curves = {"first, CA": [10.0, 20.0], "first, ASR": [90.0, 80.0], "after, CA": [30.0], "after, ASR": [5.0], "first loss": [1.0, 1.0], "after loss": [1.0]}
+    curves = {
+        "first, CA": [10.0, 20.0],
+        "first, ASR": [90.0, 80.0],
+        "after, CA": [30.0],
+        "after, ASR": [5.0],
+        "first loss": [1.0, 1.0],
+        "after loss": [1.0],
+    }
     records.write(tmp_path / "made.json", RECORDS[1] | {"time": time, "curves": curves})
     made = records.read(tmp_path / "made.json")
-    ca, asr = plots.learning([RECORDS[2] | {"time": time, "curves": made["curves"]}, made, RECORDS[0] | {"curves": {}}], SUITE).axes
-    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in ca.lines] == [([1, 2], [10, 20]), ([6], [30])]
+    ca, asr = plots.learning(
+        [RECORDS[2] | {"time": time, "curves": made["curves"]}, made, RECORDS[0] | {"curves": {}}],
+        SUITE,
+    ).axes
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in ca.lines] == [
+        ([1, 2], [10, 20]),
+        ([6], [30]),
+    ]
     assert [list(line.get_ydata()) for line in asr.lines] == [[90, 80], [5]]
-    repaired = RECORDS[2] | {"time": time, "curves": curves | {"after, CA": [40.0], "after, ASR": [6.0]}}  # the same victim, another repair
+    # the same victim, another repair
+    repaired = RECORDS[2] | {
+        "time": time,
+        "curves": curves | {"after, CA": [40.0], "after, ASR": [6.0]},
+    }
     ca, _ = plots.learning([made, repaired], SUITE).axes
-    assert [(line.get_color(), list(line.get_ydata())) for line in ca.lines] == [("#000000", [10, 20]), ("#000000", [30]), ("#E69F00", [40])]
+    assert [(line.get_color(), list(line.get_ydata())) for line in ca.lines] == [
+        ("#000000", [10, 20]),
+        ("#000000", [30]),
+        ("#E69F00", [40]),
+    ]
     with pytest.raises(InputError, match="--audit logs it"):
         plots.learning([RECORDS[0] | {"curves": {}}], SUITE)
 
 
 def test_data_sets_with_other_counts_say_so():
-    """Clean, training and test images of each data set, in the suite's order; once where they are the same."""
+    """Clean, training and test images of each data set, in the suite's order; once where they are
+    the same.
+    """
     both = replace(SUITE, datasets=("digits", "signs"))
     more = {
         "cell": RECORDS[2]["cell"] | {"dataset": "signs"},
@@ -80,11 +147,16 @@ def test_data_sets_with_other_counts_say_so():
     text = tables.render(records, both, "markdown")
     assert (
         "| Clean images | 0 |  |  | 0 |  |  | 100 / 26 |" in text
-        and "3800 / 4967 training images, CA over 1000 / 1263 test images, ASR and ARR over 900. " in text
+        and "3800 / 4967 training images, CA over 1000 / 1263 test images, ASR and ARR over 900. "
+        in text
     )
     many = replace(both, defenses=(*SUITE.defenses, *(f"d{i}" for i in range(tables.WIDE))))
     extra = [record("badnets", f"d{i}", 1, 1, 1) for i in range(tables.WIDE)]
-    lines = [line for line in tables.layout([*records, *extra], many).lines if line.label.startswith("MCCI")]
+    lines = [
+        line
+        for line in tables.layout([*records, *extra], many).lines
+        if line.label.startswith("MCCI")
+    ]
     assert [line.given for line in lines] == ["100", "26"]
 
 
@@ -92,15 +164,29 @@ def test_data_sets_with_other_counts_say_so():
 @pytest.mark.parametrize("layout", ["", "twocolumn"])
 def test_latex_compiles_and_fits_the_page(layout, tmp_path):
     body = tables.render(RECORDS, SUITE, "latex")
-    page = rf"\documentclass[{layout}]{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}" + body + r"\end{document}"
+    page = (
+        rf"\documentclass[{layout}]{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}"
+        + body
+        + r"\end{document}"
+    )
     (tmp_path / "page.tex").write_text(page)
-    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0 and "Overfull \\hbox" not in done.stdout, done.stdout[-2000:]
 
 
 def test_markdown():
     lines = tables.render(RECORDS, SUITE, "markdown").splitlines()
-    assert lines[2] == "| BadNets | 90.00 | 100.00 | 0.00 | <u>88.00</u> | **1.00** | <u>89.00</u> | **89.00** | **1.00** | **90.00** |"
+    assert (
+        lines[2]
+        == "| BadNets | 90.00 | 100.00 | 0.00 | <u>88.00</u> | **1.00** | <u>89.00</u> | **89.00** "
+        "| **1.00** | **90.00** |"
+    )
     assert lines[5] == "| Clean images | 0 |  |  | 0 |  |  | 100 |  |  |"
     assert "test v1: bbx_test" in lines[-1]
 
@@ -108,15 +194,41 @@ def test_markdown():
 def test_many_defenses_stand_below_each_other():
     """Then there is a column of the clean images given, and the best of each column is marked."""
     many = ("none", "cbd", *(f"mcci[alpha=0.{i}]" for i in range(1, 7)))
-    suite = Suite("paper", RULES, ("digits",), ("badnets", "blend"), many, seeds=(0,), own_rates={"blend": 0.05})
+    suite = Suite(
+        "paper",
+        RULES,
+        ("digits",),
+        ("badnets", "blend"),
+        many,
+        seeds=(0,),
+        own_rates={"blend": 0.05},
+    )
     found = [record("badnets", d, 800 + 10 * i, 90 - 9 * i, 0) for i, d in enumerate(many)]
-    found += [{**r, "spec": r["spec"] | {"rate": 0.05}} for r in (record("blend", "none", 900, 9, 0), record("blend", "cbd", 700, 18, 9))]
+    found += [
+        {**r, "spec": r["spec"] | {"rate": 0.05}}
+        for r in (record("blend", "none", 900, 9, 0), record("blend", "cbd", 700, 18, 9))
+    ]
     lines = tables.render(found, suite, "markdown").splitlines()
     groups = ("BadNets", "Blend, rate 5 %", "Average")
-    assert lines[0] == "| Defense | Clean images | " + " | ".join(f"{g} {m}" for g in groups for m in ("CA ↑", "ASR ↓", "ARR ↑")) + " |"
-    assert lines[2] == "| No Defense | 0 | 80.00 | 10.00 | 0.00 | 90.00 | 1.00 | 0.00 | 85.00 | 5.50 | 0.00 |"
-    assert lines[3] == "| CBD | 0 | 81.00 | 9.00 | **0.00** | **70.00** | **2.00** | **1.00** | **75.50** | **5.50** | **0.50** |"
-    assert lines[9] == "| MCCI (f) | 100 | **87.00** | **3.00** | **0.00** | -- | -- | -- | -- | -- | -- |"
+    assert (
+        lines[0]
+        == "| Defense | Clean images | "
+        + " | ".join(f"{g} {m}" for g in groups for m in ("CA ↑", "ASR ↓", "ARR ↑"))
+        + " |"
+    )
+    assert (
+        lines[2]
+        == "| No Defense | 0 | 80.00 | 10.00 | 0.00 | 90.00 | 1.00 | 0.00 | 85.00 | 5.50 | 0.00 |"
+    )
+    assert (
+        lines[3]
+        == "| CBD | 0 | 81.00 | 9.00 | **0.00** | **70.00** | **2.00** | **1.00** | **75.50** | "
+        "**5.50** | **0.50** |"
+    )
+    assert (
+        lines[9]
+        == "| MCCI (f) | 100 | **87.00** | **3.00** | **0.00** | -- | -- | -- | -- | -- | -- |"
+    )
     text = tables.render(found, suite, "latex")
     assert (
         r"\begin{tabular}{lr@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr}" in text
@@ -129,23 +241,50 @@ def test_many_defenses_stand_below_each_other():
 def test_csv():
     head, first, *_ = tables.render(RECORDS, SUITE, "csv").splitlines()
     row = dict(zip(head.split(","), first.split(","), strict=True))
-    assert (row["ca"], row["ca_n"], row["f_B asr"], row["clean_images"]) == ("90.0000", "1000", "100.0000", "0")
-    assert float(row["ca_low"]) == pytest.approx(87.98, abs=0.01) and float(row["ca_high"]) == pytest.approx(91.71, abs=0.01)
+    assert (row["ca"], row["ca_n"], row["f_B asr"], row["clean_images"]) == (
+        "90.0000",
+        "1000",
+        "100.0000",
+        "0",
+    )
+    assert float(row["ca_low"]) == pytest.approx(87.98, abs=0.01) and float(
+        row["ca_high"]
+    ) == pytest.approx(91.71, abs=0.01)
 
 
 def test_attacks_with_options_have_letters_too():
     """After those of the defenses; protocols of other data sets are told by what differs."""
     rules = replace(RULES, overrides={"signs": {"target": 1, "normalise": True}})
-    both = replace(SUITE, protocol=rules, datasets=("digits", "signs"), attacks=("sig[delta=40]", "none"))
-    found = [record("sig[delta=40]", "mcci[inference=avg]", 1, 1, 1), record("none", "cbd", 1, 1, 1)]
-    found.append(found[0] | {"cell": found[0]["cell"] | {"dataset": "signs"}, "spec": found[0]["spec"] | {"dataset": "signs"}})
+    both = replace(
+        SUITE, protocol=rules, datasets=("digits", "signs"), attacks=("sig[delta=40]", "none")
+    )
+    found = [
+        record("sig[delta=40]", "mcci[inference=avg]", 1, 1, 1),
+        record("none", "cbd", 1, 1, 1),
+    ]
+    found.append(
+        found[0]
+        | {
+            "cell": found[0]["cell"] | {"dataset": "signs"},
+            "spec": found[0]["spec"] | {"dataset": "signs"},
+        }
+    )
     text = tables.render(found, both, "markdown")
-    assert "| SIG (b) | --" in text and "| No attack | **0.10** |" in text and "Options: (a) inference=avg; (b) delta=40." in text
-    assert text.count("test v1: bbx_test") == 1 and "ASR and ARR without the target class; signs: normalised, target 1. CPU" in text
+    assert (
+        "| SIG (b) | --" in text
+        and "| No attack | **0.10** |" in text
+        and "Options: (a) inference=avg; (b) delta=40." in text
+    )
+    assert (
+        text.count("test v1: bbx_test") == 1
+        and "ASR and ARR without the target class; signs: normalised, target 1. CPU" in text
+    )
 
 
 def test_several_seeds_show_mean_and_spread():
-    several = [record("badnets", "cbd", ca, 9, 810, seed) for seed, ca in enumerate((870, 880, 890))]
+    several = [
+        record("badnets", "cbd", ca, 9, 810, seed) for seed, ca in enumerate((870, 880, 890))
+    ]
     text = tables.render(several, SUITE, "latex")
     assert r"88.00 $\pm$ 1.00" in text and "standard deviation over the seeds 0, 1, 2" in text
 
@@ -156,36 +295,57 @@ def test_marks():
 
 
 def test_escape():
-    assert tables.escape(r"a_b%{c}\~^&#$") == r"a\_b\%\{c\}\textbackslash{}\textasciitilde{}\textasciicircum{}\&\#\$"
+    assert (
+        tables.escape(r"a_b%{c}\~^&#$")
+        == r"a\_b\%\{c\}\textbackslash{}\textasciitilde{}\textasciicircum{}\&\#\$"
+    )
 
 
 def test_plot_shows_every_number():
     figure = plots.bars(RECORDS, SUITE)
     axes = [ax for ax in figure.axes if ax.axison]
     heights = [[round(bar.get_height(), 2) for bar in ax.patches] for ax in axes]
-    assert sorted(heights[0]) == sorted([90.0, 88.0, 89.0, 100.0, 1.0, 1.0, 0.0, 89.0, 90.0]) and len(heights[1]) == 6
+    assert (
+        sorted(heights[0]) == sorted([90.0, 88.0, 89.0, 100.0, 1.0, 1.0, 0.0, 89.0, 90.0])
+        and len(heights[1]) == 6
+    )
 
 
 def test_every_machine_is_named():
     """A reader of the caption knows of each device and precision that a number comes from."""
     around = [("CPU A", False), ("GPU B", True), ("CPU A", True), ("CPU A", False)]
-    mixed = [r | {"surroundings": r["surroundings"] | {"device": device, "bf16": bf16}} for r, (device, bf16) in zip(RECORDS, around, strict=False)]
+    mixed = [
+        r | {"surroundings": r["surroundings"] | {"device": device, "bf16": bf16}}
+        for r, (device, bf16) in zip(RECORDS, around, strict=False)
+    ]
     assert "CPU A (bf16 and float32); GPU B (bf16), commit abc" in tables.caption(mixed, SUITE)
-    assert list(tables.frame(mixed)["precision"]) == ["float32", "bf16", "bf16", "float32"][: len(mixed)]
+    assert (
+        list(tables.frame(mixed)["precision"])
+        == ["float32", "bf16", "bf16", "float32"][: len(mixed)]
+    )
 
 
 def test_unlike_poisoned_images_are_told():
-    """One of BadNets' three cells has another trigger; blend's two are not known to differ, as one record does not say."""
+    """One of BadNets' three cells has another trigger; blend's two are not known to differ, as one
+    record does not say.
+    """
     poison = ["a", "b", "a", "c", None]
-    told = [r | {"surroundings": r["surroundings"] | ({"poison": p} if p else {})} for r, p in zip(RECORDS, poison, strict=True)]
+    told = [
+        r | {"surroundings": r["surroundings"] | ({"poison": p} if p else {})}
+        for r, p in zip(RECORDS, poison, strict=True)
+    ]
     assert tables.mixed(told) == ["badnets"]
-    assert "Defenses did not have the same poisoned images of: BadNets." in tables.caption(told, SUITE)
+    assert "Defenses did not have the same poisoned images of: BadNets." in tables.caption(
+        told, SUITE
+    )
     assert "same poisoned images" not in tables.caption(told[:1] + told[2:], SUITE)
 
 
 def test_a_long_title_has_several_lines():
     assert plots._wrapped("ABL   digits, 10 % poisoned", 40) == "ABL   digits, 10 % poisoned"
-    assert plots._wrapped("ABL [holds=sample,epochs=24]   digits, 10 % poisoned", 20).split("\n") == [
+    assert plots._wrapped("ABL [holds=sample,epochs=24]   digits, 10 % poisoned", 20).split(
+        "\n"
+    ) == [
         "ABL [holds=sample,",
         "epochs=24]",
         "digits, 10 %",
@@ -195,19 +355,32 @@ def test_a_long_title_has_several_lines():
 
 def test_pictures_embed_truetype_fonts(tmp_path):
     pdf, png = plots.save(plots.bars(RECORDS, SUITE), tmp_path / "plot")
-    assert b"/Type3" not in pdf.read_bytes() and b"/CIDFontType2" in pdf.read_bytes() and png.stat().st_size
+    assert (
+        b"/Type3" not in pdf.read_bytes()
+        and b"/CIDFontType2" in pdf.read_bytes()
+        and png.stat().st_size
+    )
 
 
 def test_every_drawing_shows_its_numbers(monkeypatch):
-    """A field of the heat map a number, a point of the scatter plot a cell, a point of a line a rate; what a letter means stands below."""
+    """A field of the heat map a number, a point of the scatter plot a cell, a point of a line a
+    rate; what a letter means stands below.
+    """
     texts = {text.get_text() for ax in plots.heatmap(RECORDS, SUITE).axes for text in ax.texts}
     assert {"90", "88", "100", "1", "95", "2"} <= texts
     for kind in ("heatmap", "scatter", "times"):
         figure = plots.DRAWINGS[kind](RECORDS, SUITE)
         figure.draw_without_rendering()
         (words,) = [text for text in figure.texts if text.get_text() == "(a) inference=avg"]
-        assert figure.bbox.x0 <= words.get_window_extent().x0 and words.get_window_extent().y1 < figure.axes[0].get_window_extent().y0
-    points = {(x, y) for line in plots.scatter(RECORDS, SUITE).axes[0].lines for x, y in zip(*line.get_data(), strict=True)}
+        assert (
+            figure.bbox.x0 <= words.get_window_extent().x0
+            and words.get_window_extent().y1 < figure.axes[0].get_window_extent().y0
+        )
+    points = {
+        (x, y)
+        for line in plots.scatter(RECORDS, SUITE).axes[0].lines
+        for x, y in zip(*line.get_data(), strict=True)
+    }
     assert points == {(90.0, 100.0), (91.0, 95.0), (88.0, 1.0), (87.0, 2.0), (89.0, 1.0)}
     with pytest.raises(InputError, match="one poisoning rate only"):
         plots.rates(RECORDS, SUITE)
@@ -215,15 +388,33 @@ def test_every_drawing_shows_its_numbers(monkeypatch):
     lines = [line.get_xydata().tolist() for line in plots.rates(more, SUITE).axes[0].lines]
     assert [[10.0, 88.0], [20.0, 88.0]] in lines
     curved = [
-        {**r, "curves": {"f_B loss": [2.0, 1.0], "f_B, clean loss": [5.0, 4.0], "f_C, round 1 loss": [3.0], "f_C, round 2 loss": [2.5]}} for r in RECORDS[:2]
+        {
+            **r,
+            "curves": {
+                "f_B loss": [2.0, 1.0],
+                "f_B, clean loss": [5.0, 4.0],
+                "f_C, round 1 loss": [3.0],
+                "f_C, round 2 loss": [2.5],
+            },
+        }
+        for r in RECORDS[:2]
     ]
     figure = plots.losses(curved, SUITE)
-    stages = [line.get_xydata().tolist() for line in figure.axes[1].lines if len(set(line.get_xdata())) == len(line.get_xdata())]
-    assert len(figure.axes) == 2 and stages == [[[1, 5], [2, 4]], [[1, 2], [2, 1]], [[3, 3], [4, 2.5]]], (
-        "one after the other, with the ends of stages between them"
-    )
+    stages = [
+        line.get_xydata().tolist()
+        for line in figure.axes[1].lines
+        if len(set(line.get_xdata())) == len(line.get_xdata())
+    ]
+    assert len(figure.axes) == 2 and stages == [
+        [[1, 5], [2, 4]],
+        [[1, 2], [2, 1]],
+        [[3, 3], [4, 2.5]],
+    ], "one after the other, with the ends of stages between them"
     assert [text.get_text() for text in figure.axes[1].texts] == ["f_B", "f_C"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["clean images", "training loss"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "clean images",
+        "training loss",
+    ]
     with pytest.raises(InputError, match="hold no losses"):
         plots.losses([{**RECORDS[0], "curves": {}}], SUITE)
     assert [bar.get_width() for bar in plots.times(RECORDS, SUITE).axes[0].patches] == [1.5] * 3
@@ -233,21 +424,54 @@ def test_every_drawing_shows_its_numbers(monkeypatch):
 
 
 def test_against_reported(tmp_path, monkeypatch):
-    """Ours, the published number and the difference; what is more than five points away is named."""
-    suite = replace(SUITE, reported={("digits", "badnets", "cbd", 0.1): {"ca": 95.0, "asr": 2.0}, ("digits", "blend", "cbd", 0.1): {"ca": 86.0, "asr": 9.0}})
+    """Ours, the published number, the difference; what is over five points away is named."""
+    suite = replace(
+        SUITE,
+        reported={
+            ("digits", "badnets", "cbd", 0.1): {"ca": 95.0, "asr": 2.0},
+            ("digits", "blend", "cbd", 0.1): {"ca": 86.0, "asr": 9.0},
+        },
+    )
     lines = tables.render(RECORDS, suite, "markdown", against=True).splitlines()
-    assert lines[0] == "| attack | defense | CA | CA reported | CA diff. | ASR | ASR reported | ASR diff. | not reproduced |"
+    assert (
+        lines[0]
+        == "| attack | defense | CA | CA reported | CA diff. | ASR | ASR reported | ASR diff. | "
+        "not reproduced |"
+    )
     assert lines[2] == "| BadNets | CBD | 88.00 | 95.00 | -7.00 | 1.00 | 2.00 | -1.00 | CA |"
     assert lines[3] == "| Blend | CBD | 87.00 | 86.00 | +1.00 | 2.00 | 9.00 | -7.00 | ASR |"
     text = tables.render(RECORDS, suite, "latex", against=True)
-    assert r"BadNets & CBD & 88.00 & 95.00 & $-$7.00" in text and r"\addlinespace Blend & CBD & 87.00 & 86.00 & +1.00" in text
-    again = replace(suite, reported=suite.reported | {("digits", "badnets", "none", 0.1): {"ca": 95.0, "asr": 100.0}})
+    assert (
+        r"BadNets & CBD & 88.00 & 95.00 & $-$7.00" in text
+        and r"\addlinespace Blend & CBD & 87.00 & 86.00 & +1.00" in text
+    )
+    again = replace(
+        suite,
+        reported=suite.reported | {("digits", "badnets", "none", 0.1): {"ca": 95.0, "asr": 100.0}},
+    )
     monkeypatch.setattr(tables, "LONG", 1)
     pages = tables.render(RECORDS, suite, "latex", against=True).split(r"\begin{table*}")
-    assert len(pages) == 3 and "Blend & CBD" in pages[2] and r"paper, continued." in pages[2] and r"\label{tab:paper-reported-2}" in pages[2]
-    assert r"BadNets & No Defense & 90.00" in (text := tables.render(RECORDS, again, "latex", against=True)) and "\n & CBD & 88.00" in text
-    assert tables.render(RECORDS, suite, "csv", against=True).splitlines()[1].startswith("digits,badnets,0.10,cbd,88.00,95.00,-7.00")
-    assert [file.name for file in tables.write(RECORDS, suite, tmp_path)] == [f"{n}.{s}" for n in ("table", "reported") for s in ("tex", "md", "csv")]
-    assert (tmp_path / "reported.md").read_text().splitlines()[:4] == lines[:4] and len(tables.write(RECORDS, SUITE, tmp_path)) == 3
+    assert (
+        len(pages) == 3
+        and "Blend & CBD" in pages[2]
+        and r"paper, continued." in pages[2]
+        and r"\label{tab:paper-reported-2}" in pages[2]
+    )
+    assert (
+        r"BadNets & No Defense & 90.00"
+        in (text := tables.render(RECORDS, again, "latex", against=True))
+        and "\n & CBD & 88.00" in text
+    )
+    assert (
+        tables.render(RECORDS, suite, "csv", against=True)
+        .splitlines()[1]
+        .startswith("digits,badnets,0.10,cbd,88.00,95.00,-7.00")
+    )
+    assert [file.name for file in tables.write(RECORDS, suite, tmp_path)] == [
+        f"{n}.{s}" for n in ("table", "reported") for s in ("tex", "md", "csv")
+    ]
+    assert (tmp_path / "reported.md").read_text().splitlines()[:4] == lines[:4] and len(
+        tables.write(RECORDS, SUITE, tmp_path)
+    ) == 3
     with pytest.raises(InputError, match="no published numbers"):
         tables.render(RECORDS, SUITE, "markdown", against=True)

@@ -1,4 +1,6 @@
-"""BackdoorBench's records, its attacks and its interface: what is read exactly, what is refused, what comes back."""
+"""BackdoorBench's records, its attacks and its interface: what is read exactly, what is refused,
+what comes back.
+"""
 
 import argparse
 import json
@@ -37,36 +39,60 @@ def clean_sets():
 
 
 def content(folder, inside=False, model="shufflenet_v2_x1_0", key=np.int64):
-    """A record as BackdoorBench's format describes it, made here by hand: trigger = the last pixel white, target 0, rate 0.05."""
+    """A record as BackdoorBench's format describes it, made here by hand: trigger = the last pixel
+    white, target 0, rate 0.05.
+    """
     train, test = clean_sets()
     net = models.create(f"torchvision:{model}", 4)
     fc = net.classifier
-    state = {name.removeprefix("net.").replace("fc.", f"{fc}.") if name.startswith(("net.", "fc.")) else name: v for name, v in net.state_dict().items()}
+    state = {
+        name.removeprefix("net.").replace("fc.", f"{fc}.")
+        if name.startswith(("net.", "fc."))
+        else name: v
+        for name, v in net.state_dict().items()
+    }
 
     def part(name, clean, places, index):
-        indicator, entries = np.zeros(len(clean)), {}
+        indicator = np.zeros(len(clean))
+        entries = {}
         indicator[places] = 1
         for i in places:
             pixels = clean.x[i].permute(1, 2, 0).numpy().copy()
             pixels[-1, -1] = 255
-            original, picture = int(clean.y[i]), Image.fromarray(pixels)
+            original = int(clean.y[i])
+            picture = Image.fromarray(pixels)
             if inside:
                 entries[key(i)] = (picture, 0, original)
             else:
                 file = folder / f"bd_{name}_dataset" / str(original) / f"{i}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 picture.save(file)
-                entries[key(i)] = {"path": f"./record/made/bd_{name}_dataset/{original}/{i}.png", "other_info": [0, original]}
+                entries[key(i)] = {
+                    "path": f"./record/made/bd_{name}_dataset/{original}/{i}.png",
+                    "other_info": [0, original],
+                }
         base = None if inside else f"./record/made/bd_{name}_dataset"
         container = {"save_folder_path": base, "data_dict": entries, "save_file_format": ".png"}
-        return {"bd_data_container": container, "original_index_array": np.array(index), "poison_indicator": indicator, "save_folder_path": base,
-                "getitem_all": True, "getitem_all_switch": False}  # fmt: skip
+        return {
+            "bd_data_container": container,
+            "original_index_array": np.array(index),
+            "poison_indicator": indicator,
+            "save_folder_path": base,
+            "getitem_all": True,
+            "getitem_all_switch": False,
+        }
 
     others = [i for i in range(20) if test.y[i] != 0]
     return {
-        "model_name": model, "num_classes": 4, "model": state, "data_path": "./data/cifar10", "img_size": (8, 8, 3), "clean_data": "cifar10",
-        "bd_train": part("train", train, [1, 6, 11, 39], range(80)), "bd_test": part("test", test, others, others),
-    }  # fmt: skip
+        "model_name": model,
+        "num_classes": 4,
+        "model": state,
+        "data_path": "./data/cifar10",
+        "img_size": (8, 8, 3),
+        "clean_data": "cifar10",
+        "bd_train": part("train", train, [1, 6, 11, 39], range(80)),
+        "bd_test": part("test", test, others, others),
+    }
 
 
 def saved(folder, what):
@@ -84,20 +110,32 @@ def made(tmp_path):
 def check(found):
     """What ``content`` says, exactly."""
     train, test = clean_sets()
-    poisoned, triggered = found.poisoned("train", train), found.poisoned("test", test)
+    poisoned = found.poisoned("train", train)
+    triggered = found.poisoned("test", test)
     assert poisoned.mask.nonzero().flatten().tolist() == [1, 6, 11, 39] and not poisoned.cover.any()
     assert torch.equal(poisoned.true, train.y) and poisoned.y[[1, 6, 11, 39]].tolist() == [0] * 4
-    assert torch.equal(poisoned.x[~poisoned.mask], train.x[~poisoned.mask]) and torch.equal(poisoned.y[~poisoned.mask], train.y[~poisoned.mask])
+    assert torch.equal(poisoned.x[~poisoned.mask], train.x[~poisoned.mask]) and torch.equal(
+        poisoned.y[~poisoned.mask], train.y[~poisoned.mask]
+    )
     changed = (poisoned.x != train.x).any(1)
-    assert changed[poisoned.mask].flatten(1).sum(1).tolist() == [1] * 4 and (poisoned.x[poisoned.mask][:, :, -1, -1] == 255).all()
+    assert (
+        changed[poisoned.mask].flatten(1).sum(1).tolist() == [1] * 4
+        and (poisoned.x[poisoned.mask][:, :, -1, -1] == 255).all()
+    )
     keep = test.y != 0
-    assert torch.equal(triggered.true, test.y[keep]) and (triggered.y == 0).all() and triggered.mask.all()
+    assert (
+        torch.equal(triggered.true, test.y[keep])
+        and (triggered.y == 0).all()
+        and triggered.mask.all()
+    )
     assert torch.equal(triggered.x[:, :, :-1], test.x[keep][:, :, :-1])
     assert found.rate == 0.05 and found.targets == [0] and found.dataset == "cifar10"
 
 
 def test_reading(made, tmp_path):
-    """Pictures on disk and in the file, numpy's and plain integers as keys, ``module.`` before the names, another folder name than when it was made."""
+    """Pictures on disk and in the file, numpy's and plain integers as keys, ``module.`` before the
+    names, another folder name than when it was made.
+    """
     check(record.read(made))
     for inside, key in ((True, int), (True, np.int64), (False, int)):
         folder = tmp_path / f"{inside}{key.__name__}"
@@ -115,7 +153,9 @@ def test_the_names_of_numpy_1(made):
     repacked = file.with_suffix(".new")
     with zipfile.ZipFile(file) as old, zipfile.ZipFile(repacked, "w") as new:
         for item in old.namelist():
-            new.writestr(item, old.read(item).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+            new.writestr(
+                item, old.read(item).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            )
     assert b"numpy.core.multiarray" in repacked.read_bytes()
     repacked.replace(file)
     check(record.read(made))
@@ -135,16 +175,25 @@ def png_header(path, width, height):
     """A PNG file that says it is that large."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", b"")
+        + chunk(b"IEND", b"")
+    )
 
 
 def change(name):
     """One thing wrong with a record: (the change, what the refusal says)."""
 
     def path(what, folder):
-        what["bd_train"]["bd_data_container"]["data_dict"][np.int64(6)]["path"] = "./record/made/bd_train_dataset/../../../secret.png"
+        what["bd_train"]["bd_data_container"]["data_dict"][np.int64(6)]["path"] = (
+            "./record/made/bd_train_dataset/../../../secret.png"
+        )
 
     def absolute(what, folder):
         what["bd_train"]["bd_data_container"]["data_dict"][np.int64(6)]["path"] = "/etc/hostname"
@@ -175,15 +224,42 @@ def change(name):
         what["extra"] = Runs(folder / "executed")
 
     def in_entry(what, folder):
-        what["bd_train"]["bd_data_container"]["data_dict"][np.int64(6)]["other_info"] = Runs(folder / "executed")
+        what["bd_train"]["bd_data_container"]["data_dict"][np.int64(6)]["other_info"] = Runs(
+            folder / "executed"
+        )
 
-    says = {"path": "leaves the record's folder", "absolute": "leaves the record's folder", "outside": "points outside the 80 images",
-            "key": "1000000 is outside", "label": "two classes below 4", "shape": "img_size", "indicator": "line of numbers", "missing": "no picture of it",
-            "keys": "lacks clean_data, bd_test", "command": "posix.system", "in_entry": "posix.system"}  # fmt: skip
+    says = {
+        "path": "leaves the record's folder",
+        "absolute": "leaves the record's folder",
+        "outside": "points outside the 80 images",
+        "key": "1000000 is outside",
+        "label": "two classes below 4",
+        "shape": "img_size",
+        "indicator": "line of numbers",
+        "missing": "no picture of it",
+        "keys": "lacks clean_data, bd_test",
+        "command": "posix.system",
+        "in_entry": "posix.system",
+    }
     return locals()[name], says[name]
 
 
-@pytest.mark.parametrize("name", ["path", "absolute", "outside", "key", "label", "shape", "indicator", "missing", "keys", "command", "in_entry"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "path",
+        "absolute",
+        "outside",
+        "key",
+        "label",
+        "shape",
+        "indicator",
+        "missing",
+        "keys",
+        "command",
+        "in_entry",
+    ],
+)
 def test_refused_structure(name, tmp_path):
     folder = tmp_path / "record" / "made"
     wrong, says = change(name)
@@ -193,24 +269,49 @@ def test_refused_structure(name, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=says) as caught:
         record.read(folder)
-    assert "\n" not in str(caught.value) and not (folder / "executed").exists() and sorted(tmp_path.rglob("*")) == before
+    assert (
+        "\n" not in str(caught.value)
+        and not (folder / "executed").exists()
+        and sorted(tmp_path.rglob("*")) == before
+    )
 
 
 def test_refused_files(made, tmp_path, capsys):
-    """Truncated, empty, a plain pickle that runs a command, an old torch file that does: one line, exit code 2, nothing executed, nothing written."""
-    file, trace = made / "attack_result.pt", tmp_path / "executed"
+    """Truncated, empty, a plain pickle that runs a command, an old torch file that does: one line,
+    exit code 2, nothing executed, nothing written.
+    """
+    file = made / "attack_result.pt"
+    trace = tmp_path / "executed"
     whole = file.read_bytes()
     torch.save(Runs(trace), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    for data in (whole[: len(whole) // 2], whole[:100], b"", pickle.dumps(Runs(trace)), (tmp_path / "old.pt").read_bytes(), b"\x80\x02garbage"):
+    for data in (
+        whole[: len(whole) // 2],
+        whole[:100],
+        b"",
+        pickle.dumps(Runs(trace)),
+        (tmp_path / "old.pt").read_bytes(),
+        b"\x80\x02garbage",
+    ):
         file.write_bytes(data)
-        code = here("defend", str(made), "--defense", "none", "--data", str(tmp_path), "--out", str(tmp_path / "runs"))
+        code = here(
+            "defend",
+            str(made),
+            "--defense",
+            "none",
+            "--data",
+            str(tmp_path),
+            "--out",
+            str(tmp_path / "runs"),
+        )
         error = capsys.readouterr().err
         assert code == 2 and error.count("\n") == 1 and str(file) in error
         assert not trace.exists() and not (tmp_path / "runs").exists()
 
 
 def test_refused_pictures(made):
-    """A picture of 100,000 x 100,000 pixels by its header, of another size, of no kind, a link out of the folder: told before it is decoded."""
+    """A picture of 100,000 x 100,000 pixels by its header, of another size, of no kind, a link out
+    of the folder: told before it is decoded.
+    """
     train, _ = clean_sets()
     picture = made / "bd_train_dataset" / "2" / "6.png"
     png_header(picture, 100_000, 100_000)
@@ -240,29 +341,45 @@ def test_another_clean_set(made):
 
 
 def test_cover_images(tmp_path):
-    """A replaced image that keeps a label other than the target is a cover image, and does not count as poisoned."""
+    """A replaced image that keeps a label other than the target is a cover image, and does not
+    count as poisoned.
+    """
     what = content(tmp_path / "r")
     what["bd_train"]["bd_data_container"]["data_dict"][np.int64(6)]["other_info"] = [2, 2]
     found = record.read(saved(tmp_path / "r", what))
     poisoned = found.poisoned("train", clean_sets()[0])
-    assert poisoned.cover.nonzero().flatten().tolist() == [6] and poisoned.mask.sum() == 3 and found.rate == 3 / 80
+    assert (
+        poisoned.cover.nonzero().flatten().tolist() == [6]
+        and poisoned.mask.sum() == 3
+        and found.rate == 3 / 80
+    )
 
 
 def npz(folder, train, test):
-    arrays = {f"{k}_{n}": v for k, s in (("train", train), ("test", test)) for n, v in (("images", s.x.permute(0, 2, 3, 1).numpy()), ("labels", s.y.numpy()))}
+    arrays = {
+        f"{k}_{n}": v
+        for k, s in (("train", train), ("test", test))
+        for n, v in (("images", s.x.permute(0, 2, 3, 1).numpy()), ("labels", s.y.numpy()))
+    }
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "cifar10.npz", classes=np.array(train.classes), **arrays)
     return folder
 
 
-TINY = replace(RULES, model="torchvision:shufflenet_v2_x1_0", recipe=replace(RULES.recipe, epochs=1), reserve=0.1)
+TINY = replace(
+    RULES,
+    model="torchvision:shufflenet_v2_x1_0",
+    recipe=replace(RULES.recipe, epochs=1),
+    reserve=0.1,
+)
 
 
 @pytest.mark.parametrize("attack", ["badnets", "wanet"])
 def test_round_trip(attack, tmp_path):
     """Written and read again: pixels, labels, indicator, places and the network are the same.
 
-    The format does not tell a cover image of the target class from a poisoned one: both were changed and have the target's label.
+    The format does not tell a cover image of the target class from a poisoned one: both were
+    changed and have the target's label.
     """
     data = npz(tmp_path / "data", make_images(40), make_images(20, seed=1))
     cell = replace(Suite("grid", TINY, ("cifar10",), (attack,), ("none",)).cells()[0], rate=0.1)
@@ -271,18 +388,36 @@ def test_round_trip(attack, tmp_path):
     found, train = runner.prepare(cell, options)
     assert counts == {"train": 36, "poisoned": 4, "triggered": 15}
     back = record.read(tmp_path / "record" / "ours")
-    again, triggered = back.poisoned("train", make_images(40)), back.poisoned("test", make_images(20, seed=1))
+    again = back.poisoned("train", make_images(40))
+    triggered = back.poisoned("test", make_images(20, seed=1))
     for name in ("x", "y", "true"):
-        assert torch.equal(getattr(again, name), getattr(train, name)) and torch.equal(getattr(triggered, name), getattr(found.triggered(), name))
+        assert torch.equal(getattr(again, name), getattr(train, name)) and torch.equal(
+            getattr(triggered, name), getattr(found.triggered(), name)
+        )
     assert torch.equal(again.mask | again.cover, train.mask | train.cover) and triggered.mask.all()
     telling = train.true != 0
-    assert torch.equal(again.mask[telling], train.mask[telling]) and torch.equal(again.cover[telling], train.cover[telling])
+    assert torch.equal(again.mask[telling], train.mask[telling]) and torch.equal(
+        again.cover[telling], train.cover[telling]
+    )
     victim = Net(TINY.model, 4)
     victim.load_state_dict(back.fit_to(victim))
-    rows = [line.split(",") for line in (tmp_path / "record" / "ours" / "attack_df.csv").read_text().splitlines()]
+    rows = [
+        line.split(",")
+        for line in (tmp_path / "record" / "ours" / "attack_df.csv").read_text().splitlines()
+    ]
     with torch.no_grad():
-        right = (victim.eval()(make_images(20, seed=1).x.float() / 255).argmax(1) == make_images(20, seed=1).y).float().mean()
-    assert rows[0] == ["", "epoch", "test_acc", "test_asr", "test_ra"] and float(rows[1][2]) == pytest.approx(float(right), abs=0.11)  # bf16 against float32
+        right = (
+            (
+                victim.eval()(make_images(20, seed=1).x.float() / 255).argmax(1)
+                == make_images(20, seed=1).y
+            )
+            .float()
+            .mean()
+        )
+    # bf16 against float32
+    assert rows[0] == ["", "epoch", "test_acc", "test_asr", "test_ra"] and float(
+        rows[1][2]
+    ) == pytest.approx(float(right), abs=0.11)
     with pytest.raises(InputError, match="exists already"):
         commands.poison(cell, options, tmp_path / "record" / "ours")
 
@@ -296,16 +431,32 @@ def test_where_to_write(tmp_path):
 
 
 def test_names_of_backdoorbench():
-    """PreAct-ResNet-18 has 122 tensors there, by these names in this order; torchvision's networks have theirs."""
+    """PreAct-ResNet-18 has 122 tensors there, by these names in this order; torchvision's networks
+    have theirs.
+    """
     net = Net("preactresnet18", 10)
-    theirs = [record.their_name(name, net) for name in net.state_dict() if name.startswith("backbone.")]
-    assert theirs[:8] == ["conv1.weight", *(f"layer1.0.bn1.{n}" for n in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
-                          "layer1.0.conv1.weight", "layer1.0.bn2.weight"]  # fmt: skip
-    assert "layer2.0.shortcut.0.weight" in theirs and theirs[-2:] == ["linear.weight", "linear.bias"]
+    theirs = [
+        record.their_name(name, net) for name in net.state_dict() if name.startswith("backbone.")
+    ]
+    assert theirs[:8] == [
+        "conv1.weight",
+        *(
+            f"layer1.0.bn1.{n}"
+            for n in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        ),
+        "layer1.0.conv1.weight",
+        "layer1.0.bn2.weight",
+    ]
+    assert "layer2.0.shortcut.0.weight" in theirs and theirs[-2:] == [
+        "linear.weight",
+        "linear.bias",
+    ]
     for name in ("resnet18", "shufflenet_v2_x1_0", "mobilenet_v2"):
         net = Net(f"torchvision:{name}", 10)
         names = [record.their_name(n, net) for n in net.state_dict() if n.startswith("backbone.")]
-        assert sorted(names) == sorted(torchvision.models.get_model(name, num_classes=10).state_dict())
+        assert sorted(names) == sorted(
+            torchvision.models.get_model(name, num_classes=10).state_dict()
+        )
     with pytest.raises(InputError, match="does not end in a linear layer"):
         models.create("torchvision:squeezenet1_0", 10)
     with pytest.raises(InputError, match="Did you mean 'resnet18'"):
@@ -320,14 +471,33 @@ def test_a_victim_of_another_architecture(made):
 
 
 def test_defend(made, tmp_path, capsys):
-    """``bbx defend``: the record's network is No Defense and the victim; tables, and defense_result.pt with BackdoorBench's names."""
+    """``bbx defend``: the record's network is No Defense and the victim; tables, and
+    defense_result.pt with BackdoorBench's names.
+    """
     data = npz(tmp_path / "data", *clean_sets())
     out = tmp_path / "runs"
-    assert here("defend", str(made), "--defense", "none,mcci[images=4]", "--data", str(data), "--out", str(out), "--epochs", "1", "--jobs", "1") == 0
+    assert (
+        here(
+            "defend",
+            str(made),
+            "--defense",
+            "none,mcci[images=4]",
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+            "--epochs",
+            "1",
+            "--jobs",
+            "1",
+        )
+        == 0
+    )
     text = capsys.readouterr()
     assert "nothing to run" not in text.err
     results = list(out.rglob("*defense_result.pt"))
-    assert len(results) == 1 and "none" in str(results[0])  # MCCI's pair of networks is unknown there
+    # MCCI's pair of networks is unknown there
+    assert len(results) == 1 and "none" in str(results[0])
     found = torch.load(results[0], weights_only=True)
     assert (found["model_name"], found["num_classes"]) == ("shufflenet_v2_x1_0", 4)
     given = record.read(made).model
@@ -337,11 +507,27 @@ def test_defend(made, tmp_path, capsys):
 def test_defend_needs_a_network_with_an_embedding(tmp_path, capsys):
     """The network of a record is told to be unfit before anything is trained."""
     what = content(tmp_path / "r")
-    for name, says in (("squeezenet1_0", "does not end in a linear layer"), ("mobilenet_v2", "another architecture"), ("resnt", "Did you mean")):
+    for name, says in (
+        ("squeezenet1_0", "does not end in a linear layer"),
+        ("mobilenet_v2", "another architecture"),
+        ("resnt", "Did you mean"),
+    ):
         what["model_name"] = name
         folder = saved(tmp_path / "r", what)
         record._read.cache_clear()
-        assert here("defend", str(folder), "--defense", "fp", "--data", str(tmp_path), "--out", str(tmp_path / "runs")) == 2
+        assert (
+            here(
+                "defend",
+                str(folder),
+                "--defense",
+                "fp",
+                "--data",
+                str(tmp_path),
+                "--out",
+                str(tmp_path / "runs"),
+            )
+            == 2
+        )
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
@@ -349,8 +535,13 @@ def test_defend_needs_a_network_with_an_embedding(tmp_path, capsys):
 def test_protocol_must_fit_the_record(made, tmp_path):
     data = npz(tmp_path / "data", *clean_sets())
     options = runner.Options(out=tmp_path / "runs", data=data, device="cpu")
-    for rules, rate, says in ((TINY, 0.2, "its poisoning rate is 0.05, not 0.2"), (replace(TINY, target=1), 0.05, "its target is 0, the protocol's 1")):
-        cell = Suite("grid", rules, ("cifar10",), (f"record:{made}",), ("none",), rates=(rate,)).cells()[0]
+    for rules, rate, says in (
+        (TINY, 0.2, "its poisoning rate is 0.05, not 0.2"),
+        (replace(TINY, target=1), 0.05, "its target is 0, the protocol's 1"),
+    ):
+        cell = Suite(
+            "grid", rules, ("cifar10",), (f"record:{made}",), ("none",), rates=(rate,)
+        ).cells()[0]
         with pytest.raises(InputError, match=says):
             runner.prepare(cell, options)
     with pytest.raises(InputError, match="network"):
@@ -361,11 +552,17 @@ def test_protocol_must_fit_the_record(made, tmp_path):
 
 
 def test_transforms():
-    """Called like BackdoorBench's: a picture in, a picture out, the same pixels as the attack's; labels beside them."""
+    """Called like BackdoorBench's: a picture in, a picture out, the same pixels as the attack's;
+    labels beside them.
+    """
     picture = Image.fromarray(make_images(1).x[0].permute(1, 2, 0).numpy())
     for name, attack in (("badnets", BadNets(size=5)), ("blend", Blend(alpha=0.2))):
-        made = interface.TRANSFORMS[name](**({"size": 5} if name == "badnets" else {"alpha": 0.2}))(picture, target=3, image_serial_id=7)
-        expected = attack.stamp(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+        made = interface.TRANSFORMS[name](**({"size": 5} if name == "badnets" else {"alpha": 0.2}))(
+            picture, target=3, image_serial_id=7
+        )
+        expected = attack.stamp(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None])[
+            0
+        ].permute(1, 2, 0)
         assert isinstance(made, Image.Image) and np.array_equal(np.array(made), expected.numpy())
     assert interface.LABELS["badnets"](target=2, classes=10)(7) == 2
     assert interface.LABELS["badnets"](target=2, classes=10, label_mode="all-to-all")(9) == 0
@@ -377,24 +574,42 @@ def test_transforms():
 
 
 def test_script(made, tmp_path, monkeypatch):
-    """``python -m backdoorbench_ext.toolbox``: flags above YAML, files where BackdoorBench has them."""
+    """``python -m backdoorbench_ext.toolbox``: flags above YAML, files where BackdoorBench has
+    them.
+    """
     npz(tmp_path / "data", *clean_sets())
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "cbd.yaml").write_text("epochs: 7\nlr: 0.02\nbatch_size: 8\ndevice: cuda:0\nnum_workers: 4\nrandom_seed: 3\n")
-    words = "cbd --result_file made --yaml_path cbd.yaml --dataset cifar10 --dataset_path ./data --epochs 1 --t1 1"
+    (tmp_path / "cbd.yaml").write_text(
+        "epochs: 7\nlr: 0.02\nbatch_size: 8\ndevice: cuda:0\nnum_workers: 4\nrandom_seed: 3\n"
+    )
+    words = "cbd --result_file made --yaml_path cbd.yaml --dataset cifar10 --dataset_path ./data"
+    words += " --epochs 1 --t1 1"
     interface.main(words.split())
     folder = made / "defense" / "cbd"
     result = torch.load(folder / "defense_result.pt", weights_only=True)
-    assert sorted(result) == ["model", "model_name", "num_classes"] and sorted(result["model"]) == sorted(record.read(made).model)
+    assert sorted(result) == ["model", "model_name", "num_classes"] and sorted(
+        result["model"]
+    ) == sorted(record.read(made).model)
     header, row = (folder / "cbd_df.csv").read_text().splitlines()
     assert header == ",epoch,test_acc,test_asr,test_ra" and row.startswith("0,0,")
     spec = json.loads((folder / "record.json").read_text())["spec"]
-    assert (spec["seed"], spec["defense"]["t1"], spec["protocol"]["recipe"]["epochs"], spec["protocol"]["recipe"]["lr"]) == (3, 1, 1, 0.02)
+    assert (
+        spec["seed"],
+        spec["defense"]["t1"],
+        spec["protocol"]["recipe"]["epochs"],
+        spec["protocol"]["recipe"]["lr"],
+    ) == (3, 1, 1, 0.02)
     assert list((folder / "log").glob("*.log"))
-    for wrong, says in (("cbdd --result_file made", "Did you mean 'cbd'"), ("cbd --dataset cifar10", "--result_file NAME is missing"), ("", "usage"),
-                        ("cbd --result_file nothing", "no such file"), ("cbd --result_file made --dataset gtsrb", "was made from cifar10"),
-                        ("cbd --result_file made --yaml_path no.yaml", "no readable YAML"), ("cbd --result_file made --model resnet18", "holds a shufflenet"),
-                        ("cbd --result_file made --lr_scheduler StepLR", "lr_scheduler must be")):  # fmt: skip
+    for wrong, says in (
+        ("cbdd --result_file made", "Did you mean 'cbd'"),
+        ("cbd --dataset cifar10", "--result_file NAME is missing"),
+        ("", "usage"),
+        ("cbd --result_file nothing", "no such file"),
+        ("cbd --result_file made --dataset gtsrb", "was made from cifar10"),
+        ("cbd --result_file made --yaml_path no.yaml", "no readable YAML"),
+        ("cbd --result_file made --model resnet18", "holds a shufflenet"),
+        ("cbd --result_file made --lr_scheduler StepLR", "lr_scheduler must be"),
+    ):
         with pytest.raises(InputError, match=says):
             interface.main(wrong.split())
 
@@ -402,7 +617,8 @@ def test_script(made, tmp_path, monkeypatch):
 def test_what_mitigation_returns_takes_normalised_inputs():
     net = interface.Denormalised(torch.nn.Identity(), (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
     x = torch.rand(2, 3, 4, 4)
-    mean, std = torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1), torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
+    mean = torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1)
+    std = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
     assert torch.allclose(net((x - mean) / std), x, atol=1e-6)
 
 
@@ -418,7 +634,9 @@ def test_flags_of_every_defense():
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A folder that looks like a checkout: a dispatch that inverts the picture, a script that fails."""
+    """A folder that looks like a checkout: a dispatch that inverts the picture, a script that
+    fails.
+    """
     home = tmp_path / "home"
     (home / "utils" / "aggregate_block").mkdir(parents=True)
     (home / "attack").mkdir()
@@ -431,7 +649,9 @@ def checkout(tmp_path, monkeypatch):
     )
     for name in ("prototype", "badnet"):
         (home / "attack" / f"{name}.py").write_text("")
-    (home / "attack" / "wanet.py").write_text("import sys\nprint('step 1')\nprint('no such file: data')\nsys.exit(3)\n")
+    (home / "attack" / "wanet.py").write_text(
+        "import sys\nprint('step 1')\nprint('no such file: data')\nsys.exit(3)\n"
+    )
     monkeypatch.setenv("BACKDOORBENCH_HOME", str(home))
     return home
 
@@ -440,30 +660,58 @@ def test_transforms_of_backdoorbench(checkout, tmp_path):
     """Our choice of images, its transform, in a process of its own; once for all cells."""
     data = npz(tmp_path / "data", *clean_sets())
     options = runner.Options(out=tmp_path / "runs", data=data, device="cpu")
-    cell = Suite("grid", TINY, ("cifar10",), ("backdoorbench:badnet[strength=2]",), ("none",)).cells()[0]
+    cell = Suite(
+        "grid", TINY, ("cifar10",), ("backdoorbench:badnet[strength=2]",), ("none",)
+    ).cells()[0]
     found, poisoned = runner.prepare(cell, options)
     held = runner.hold_out(clean_sets()[0], 0.1, runner.seed_of(0, "reserve"))
     rest = clean_sets()[0][~held]
     assert poisoned.mask.sum() == 7 and (poisoned.y[poisoned.mask] == 0).all()
-    assert torch.equal(poisoned.x[poisoned.mask], 255 - rest.x[poisoned.mask]) and torch.equal(poisoned.x[~poisoned.mask], rest.x[~poisoned.mask])
-    triggered, test = found.triggered(), clean_sets()[1]
-    assert torch.equal(triggered.x, 255 - test.x[test.y != 0]) and torch.equal(triggered.true, test.y[test.y != 0])
-    (checkout / "utils" / "aggregate_block" / "bd_attack_generate.py").write_text("raise SystemExit(9)")
+    assert torch.equal(poisoned.x[poisoned.mask], 255 - rest.x[poisoned.mask]) and torch.equal(
+        poisoned.x[~poisoned.mask], rest.x[~poisoned.mask]
+    )
+    triggered = found.triggered()
+    test = clean_sets()[1]
+    assert torch.equal(triggered.x, 255 - test.x[test.y != 0]) and torch.equal(
+        triggered.true, test.y[test.y != 0]
+    )
+    (checkout / "utils" / "aggregate_block" / "bd_attack_generate.py").write_text(
+        "raise SystemExit(9)"
+    )
     assert torch.equal(runner.prepare(cell, options)[1].x, poisoned.x)
 
 
 def test_a_script_that_fails(checkout, tmp_path, capsys):
     """Its last lines and exit code; the cell failed, the grid goes on."""
     data = npz(tmp_path / "data", *clean_sets())
-    words = ["run", "--dataset", "cifar10", "--attacks", "backdoorbench:wanet,badnets[size=2]", "--defenses", "none", "--model", "bbx_test", "--epochs", "1"]
+    words = [
+        "run",
+        "--dataset",
+        "cifar10",
+        "--attacks",
+        "backdoorbench:wanet,badnets[size=2]",
+        "--defenses",
+        "none",
+        "--model",
+        "bbx_test",
+        "--epochs",
+        "1",
+    ]
     assert here(*words, "--data", str(data), "--out", str(tmp_path / "runs"), "--jobs", "1") == 1
     text = capsys.readouterr().err
-    assert "exit code 3: step 1 | no such file: data" in text and "badnets[size=2] none rate 0.1 seed 0  " in text and "1 of 2 cells failed" in text
+    assert (
+        "exit code 3: step 1 | no such file: data" in text
+        and "badnets[size=2] none rate 0.1 seed 0  " in text
+        and "1 of 2 cells failed" in text
+    )
 
 
 def test_names_with_and_without_a_checkout(checkout, monkeypatch, capsys):
     assert here("list", "attacks") == 0 and "backdoorbench:wanet" in capsys.readouterr().out
-    assert here("show", "backdoorbench:wanet") == 0 and "BACKDOORBENCH_PYTHON" in capsys.readouterr().out
+    assert (
+        here("show", "backdoorbench:wanet") == 0
+        and "BACKDOORBENCH_PYTHON" in capsys.readouterr().out
+    )
     with pytest.raises(InputError, match="Did you mean 'backdoorbench:badnet'"):
         attacks.attack("backdoorbench", "badnt", {}).check(torch.zeros(1, 3, 8, 8))
     monkeypatch.setenv("BACKDOORBENCH_HOME", str(checkout / "attack"))
@@ -480,7 +728,9 @@ def test_names_with_and_without_a_checkout(checkout, monkeypatch, capsys):
 
 @pytest.fixture
 def real_records():
-    """A folder with clean.npz and record/badnet_tiny, record/badnet_tiny_shuffle, made by BackdoorBench f02e353."""
+    """A folder with clean.npz and record/badnet_tiny, record/badnet_tiny_shuffle, made by
+    BackdoorBench f02e353.
+    """
     if not os.environ.get("BBX_RECORDS"):
         pytest.skip("BBX_RECORDS does not name a folder of records made by BackdoorBench")
     return Path(os.environ["BBX_RECORDS"])
@@ -488,23 +738,38 @@ def real_records():
 
 def real_sets(folder):
     with np.load(folder / "clean.npz") as data:
-        return [Images(torch.from_numpy(data[f"{k}_images"]).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(data[f"{k}_labels"]).long(),
-                       tuple(data["classes"])) for k in ("train", "test")]  # fmt: skip
+        return [
+            Images(
+                torch.from_numpy(data[f"{k}_images"]).permute(0, 3, 1, 2).contiguous(),
+                torch.from_numpy(data[f"{k}_labels"]).long(),
+                tuple(data["classes"]),
+            )
+            for k in ("train", "test")
+        ]
 
 
 def test_real_record(real_records):
-    """Images, labels, indicator and true labels, against the PNG files themselves and an unrestricted reading of the file."""
+    """Images, labels, indicator and true labels, against the PNG files themselves and an
+    unrestricted reading of the file.
+    """
     folder = real_records / "record" / "badnet_tiny"
     raw = torch.load(folder / "attack_result.pt", weights_only=False)
     train, test = real_sets(real_records)
     for which, clean in (("train", train), ("test", test)):
-        found, index = record.read(folder).poisoned(which, clean), raw[f"bd_{which}"]["original_index_array"]
-        assert torch.equal(found.true, clean.y[index]) and found.mask.tolist() == (raw[f"bd_{which}"]["poison_indicator"][index] == 1).tolist()
+        found = record.read(folder).poisoned(which, clean)
+        index = raw[f"bd_{which}"]["original_index_array"]
+        assert (
+            torch.equal(found.true, clean.y[index])
+            and found.mask.tolist() == (raw[f"bd_{which}"]["poison_indicator"][index] == 1).tolist()
+        )
         for row, place in enumerate(index):
             if found.mask[row]:
                 entry = raw[f"bd_{which}"]["bd_data_container"]["data_dict"][place]
                 pixels = np.array(Image.open(folder / entry["path"].split("badnet_tiny/")[1]))
-                assert np.array_equal(found.x[row].permute(1, 2, 0).numpy(), pixels) and [int(found.y[row]), int(found.true[row])] == entry["other_info"]
+                assert (
+                    np.array_equal(found.x[row].permute(1, 2, 0).numpy(), pixels)
+                    and [int(found.y[row]), int(found.true[row])] == entry["other_info"]
+                )
                 different = (found.x[row] != clean.x[place]).any(0).nonzero()
                 assert (different >= 29).all()
             else:
@@ -513,15 +778,35 @@ def test_real_record(real_records):
 
 
 def test_real_numbers(real_records, tmp_path):
-    """The record's network, measured here, gives the last row of its own CSV; then CBD trains on it for an epoch."""
+    """The record's network, measured here, gives the last row of its own CSV; then CBD trains on it
+    for an epoch.
+    """
     folder = real_records / "record" / "badnet_tiny_shuffle"
     (tmp_path / "cifar10.npz").symlink_to(real_records / "clean.npz")
-    assert here("defend", str(folder), "--defense", "none,cbd[t1=1]", "--epochs", "1", "--data", str(tmp_path), "--out", str(tmp_path / "runs")) == 0
-    found = {p.parent.name: json.loads(p.read_text())["metrics"] for p in (tmp_path / "runs").rglob("rate*.json")}
+    assert (
+        here(
+            "defend",
+            str(folder),
+            "--defense",
+            "none,cbd[t1=1]",
+            "--epochs",
+            "1",
+            "--data",
+            str(tmp_path),
+            "--out",
+            str(tmp_path / "runs"),
+        )
+        == 0
+    )
+    found = {
+        p.parent.name: json.loads(p.read_text())["metrics"]
+        for p in (tmp_path / "runs").rglob("rate*.json")
+    }
     last = (folder / "attack_df.csv").read_text().splitlines()[-1].split(",")
     for name, text in zip(("ca", "asr", "arr"), last[-3:], strict=True):
         hits, n = found["none"][name]
-        assert abs(hits - float(text) * n) <= 1  # bf16 here, float32 there
+        # bf16 here, float32 there
+        assert abs(hits - float(text) * n) <= 1
     assert "cbd[t1=1]" in found
 
 
@@ -530,15 +815,20 @@ import torch
 import torchvision
 
 field, draw = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(0)), torch.rand
-torchvision.datasets.utils.check_integrity = torchvision.datasets.cifar.check_integrity = lambda *args, **more: True
+for module in (torchvision.datasets.utils, torchvision.datasets.cifar):
+    module.check_integrity = lambda *args, **more: True
 torch.rand = lambda *shape, **more: field.clone() if shape == (1, 2, 4, 4) else draw(*shape, **more)
 """
-"""In every Python that is started there: the checksums of the original CIFAR-10 are not asked for, and where WaNet draws its field it is given ours."""
+"""In every Python that is started there: the checksums of the original CIFAR-10 are not asked for,
+and where WaNet draws its field it is given ours.
+"""
 
 
 @pytest.fixture
 def beside(tmp_path, real_records, monkeypatch):
-    """BackdoorBench's folders with a CIFAR-10 of 400 and 200 images, and a way to run code there with its Python."""
+    """BackdoorBench's folders with a CIFAR-10 of 400 and 200 images, and a way to run code there
+    with its Python.
+    """
     if not os.environ.get("BACKDOORBENCH_HOME"):
         pytest.skip("BACKDOORBENCH_HOME does not name a checkout of BackdoorBench")
     home, root = Path(os.environ["BACKDOORBENCH_HOME"]), tmp_path / "home"
@@ -547,20 +837,33 @@ def beside(tmp_path, real_records, monkeypatch):
     for name in ("attack", "config", "defense", "utils", "models", "dataset", "resource"):
         (root / name).symlink_to(home / name)
     with np.load(real_records / "clean.npz") as data:
-        parts = [(f"data_batch_{i + 1}", "train", index) for i, index in enumerate(np.array_split(np.arange(400), 5))]
+        parts = [
+            (f"data_batch_{i + 1}", "train", index)
+            for i, index in enumerate(np.array_split(np.arange(400), 5))
+        ]
         for name, which, index in [*parts, ("test_batch", "test", np.arange(200))]:
             rows = data[f"{which}_images"][index].transpose(0, 3, 1, 2).reshape(len(index), -1)
-            (batches / name).write_bytes(pickle.dumps({"data": rows, "labels": data[f"{which}_labels"][index].tolist()}))
-        (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": data["classes"].tolist()}))
+            (batches / name).write_bytes(
+                pickle.dumps({"data": rows, "labels": data[f"{which}_labels"][index].tolist()})
+            )
+        (batches / "batches.meta").write_bytes(
+            pickle.dumps({"label_names": data["classes"].tolist()})
+        )
     (root / "cifar10.npz").symlink_to(real_records / "clean.npz")
     (root / "sitecustomize.py").write_text(SITE)
     monkeypatch.setenv("PYTHONPATH", str(root))
     monkeypatch.setenv("BACKDOORBENCH_HOME", str(root))
     monkeypatch.chdir(root)
-    python, here = os.environ.get("BACKDOORBENCH_PYTHON", sys.executable), str(Path(attacks.__file__).parent)
+    python = os.environ.get("BACKDOORBENCH_PYTHON", sys.executable)
+    here = str(Path(attacks.__file__).parent)
 
     def run(code):
-        words = [python, "-c", f"import sys\nsys.path[:0] = ['.', {here!r}]\nimport launch\nlaunch.old_names()\n{code}"]
+        words = [
+            python,
+            "-c",
+            f"import sys\nsys.path[:0] = ['.', {here!r}]\nimport "
+            f"launch\nlaunch.old_names()\n{code}",
+        ]
         done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
 
@@ -569,10 +872,29 @@ def beside(tmp_path, real_records, monkeypatch):
 
 @pytest.mark.backdoorbench
 def test_its_loader_and_defenses_take_our_record(beside, real_records):
-    """``load_attack_result`` opens what we write and gives our images back; ft and abl run an epoch on it."""
+    """``load_attack_result`` opens what we write and gives our images back; ft and abl run an epoch
+    on it.
+    """
     root, run = beside
-    words = ["poison", "--attack", "badnets[pattern=white]", "--dataset", "cifar10", "--data", str(root), "--format", "backdoorbench", "--model",
-             "torchvision:shufflenet_v2_x1_0", "--epochs", "1", "--out", "runs", "--to", "record/ours"]  # fmt: skip
+    words = [
+        "poison",
+        "--attack",
+        "badnets[pattern=white]",
+        "--dataset",
+        "cifar10",
+        "--data",
+        str(root),
+        "--format",
+        "backdoorbench",
+        "--model",
+        "torchvision:shufflenet_v2_x1_0",
+        "--epochs",
+        "1",
+        "--out",
+        "runs",
+        "--to",
+        "record/ours",
+    ]
     assert here(*words) == 0
     run("""
 import numpy as np
@@ -582,7 +904,8 @@ read = {}
 for part in ("train", "test"):
     images = result["bd_" + part].wrapped_dataset
     rows = [images[i] for i in range(len(images))]
-    read |= {f"{part}_{name}": np.array([np.array(row[i]) for row in rows]) for i, name in enumerate(("x", "y", "place", "poisoned", "true"))}
+    for i, name in enumerate(("x", "y", "place", "poisoned", "true")):
+        read[f"{part}_{name}"] = np.array([np.array(row[i]) for row in rows])
 np.savez("read.npz", **read)
 """)
     back = record.read(Path("record/ours"))
@@ -594,39 +917,97 @@ np.savez("read.npz", **read)
                 assert np.array_equal(read[f"{which}_{name}"], tensor.numpy())
     for name in ("ft", "abl"):
         text = (root / "config" / "defense" / name / "cifar10.yaml").read_text()
-        Path(f"{name}.yaml").write_text(text.replace("num_workers: 4", "num_workers: 0").replace("'cuda'", "'cpu'").replace("amp: True", "amp: False"))
-        flags = ["x", "--result_file", "ours", "--yaml_path", f"{name}.yaml", "--epochs", "1", "--batch_size", "64", "--model", "shufflenet_v2_x1_0"]
-        flags += ["--tuning_epochs", "1", "--finetuning_epochs", "1", "--unlearning_epochs", "1"] if name == "abl" else []
-        run(f"import runpy\nsys.argv = {flags!r}\nrunpy.run_path('defense/{name}.py', run_name='__main__')")
+        Path(f"{name}.yaml").write_text(
+            text.replace("num_workers: 4", "num_workers: 0")
+            .replace("'cuda'", "'cpu'")
+            .replace("amp: True", "amp: False")
+        )
+        flags = [
+            "x",
+            "--result_file",
+            "ours",
+            "--yaml_path",
+            f"{name}.yaml",
+            "--epochs",
+            "1",
+            "--batch_size",
+            "64",
+            "--model",
+            "shufflenet_v2_x1_0",
+        ]
+        flags += (
+            ["--tuning_epochs", "1", "--finetuning_epochs", "1", "--unlearning_epochs", "1"]
+            if name == "abl"
+            else []
+        )
+        run(
+            f"import runpy\nsys.argv = {flags!r}\nrunpy.run_path('defense/{name}.py', "
+            "run_name='__main__')"
+        )
         found = torch.load(f"record/ours/defense/{name}/defense_result.pt", weights_only=True)
         assert found["model_name"] == "shufflenet_v2_x1_0"
 
 
 @pytest.mark.backdoorbench
 def test_its_triggers_are_ours(beside, tmp_path):
-    """badnet: every pixel; blended and sig: ours rounds where it cuts off, so at most one grey level, never below it."""
+    """badnet: every pixel; blended and sig: ours rounds where it cuts off, so at most one grey
+    level, never below it.
+    """
     root, _ = beside
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(root / "picture.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(
+        root / "picture.png"
+    )
     options = runner.Options(out=tmp_path / "runs", data=root, device="cpu")
     pairs = (
-        ("badnet[patch_mask_path=./resource/badnet/trigger_image.png]", BadNets(pattern="white"), 0.1, 0),
-        ("blended[attack_trigger_img_path=./picture.png]", Blend(alpha=0.2, pattern=str(root / "picture.png")), 0.1, 1),
+        (
+            "badnet[patch_mask_path=./resource/badnet/trigger_image.png]",
+            BadNets(pattern="white"),
+            0.1,
+            0,
+        ),
+        (
+            "blended[attack_trigger_img_path=./picture.png]",
+            Blend(alpha=0.2, pattern=str(root / "picture.png")),
+            0.1,
+            1,
+        ),
         ("sig", SIG(delta=40), 0.02, 1),
     )
     for name, ours, rate, most in pairs:
-        cell = Suite("grid", replace(RULES, crop=0), ("cifar10",), (f"backdoorbench:{name}",), ("none",), rates=(rate,)).cells()[0]
+        cell = Suite(
+            "grid",
+            replace(RULES, crop=0),
+            ("cifar10",),
+            (f"backdoorbench:{name}",),
+            ("none",),
+            rates=(rate,),
+        ).cells()[0]
         found, poisoned = runner.prepare(cell, options)
-        for clean, theirs in ((found.train[poisoned.mask].x, poisoned.x[poisoned.mask]), (found.test.x[found.test.y != 0], found.triggered().x)):
+        for clean, theirs in (
+            (found.train[poisoned.mask].x, poisoned.x[poisoned.mask]),
+            (found.test.x[found.test.y != 0], found.triggered().x),
+        ):
             difference = ours.stamp(clean).int() - theirs.int()
-            assert difference.min() >= 0 and difference.max() <= most, (name, difference.min(), difference.max())
+            assert difference.min() >= 0 and difference.max() <= most, (
+                name,
+                difference.min(),
+                difference.max(),
+            )
 
 
 @pytest.mark.backdoorbench
 def test_its_wanet_is_ours(beside, tmp_path):
     """Its script in our grid, with our field: the warped pictures differ by its cutting off."""
     root, _ = beside
-    cell = Suite("grid", replace(RULES, crop=0), ("cifar10",), ("backdoorbench:wanet[epochs=1,model=shufflenet_v2_x1_0,num_workers=0,batch_size=50]",),
-                 ("none",)).cells()[0]  # fmt: skip
-    found, poisoned = runner.prepare(cell, runner.Options(out=tmp_path / "runs", data=root, device="cpu"))
+    cell = Suite(
+        "grid",
+        replace(RULES, crop=0),
+        ("cifar10",),
+        ("backdoorbench:wanet[epochs=1,model=shufflenet_v2_x1_0,num_workers=0,batch_size=50]",),
+        ("none",),
+    ).cells()[0]
+    found, poisoned = runner.prepare(
+        cell, runner.Options(out=tmp_path / "runs", data=root, device="cpu")
+    )
     difference = WaNet().stamp(found.test.x[found.test.y != 0]).int() - found.triggered().x.int()
     assert difference.abs().max() <= 1 and poisoned.mask.any()

@@ -1,4 +1,6 @@
-"""``python -m backdoorbench_ext.toolbox cbd --result_file badnet_0_1 --yaml_path ... --dataset cifar10``."""
+"""``python -m backdoorbench_ext.toolbox cbd --result_file badnet_0_1 --yaml_path ... --dataset
+cifar10``.
+"""
 
 import sys
 

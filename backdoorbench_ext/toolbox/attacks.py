@@ -1,7 +1,10 @@
-"""Attacks whose images come from BackdoorBench: ``record:FOLDER`` reads one of its records, ``backdoorbench:NAME`` has its own code make them.
+"""Attacks whose images come from BackdoorBench: ``record:FOLDER`` reads one of its records,
+``backdoorbench:NAME`` has its own code make them.
 
-``BACKDOORBENCH_HOME`` is the folder of a checkout, ``BACKDOORBENCH_PYTHON`` the Python that has what it needs (ours unless set). Attacks that only change
-images are called through its dispatch; those that control the training run as its own scripts, and their record is read back. Options are its own flags.
+``BACKDOORBENCH_HOME`` is the folder of a checkout, ``BACKDOORBENCH_PYTHON`` the Python that has
+what it needs (ours unless set). Attacks that only change images are called through its dispatch;
+those that control the training run as its own scripts, and their record is read back. Options are
+its own flags.
 """
 
 from __future__ import annotations
@@ -26,7 +29,11 @@ from ..models import Net
 from ..registry import nearest
 from . import record
 
-DISPATCH = {name: name for name in ("badnet", "blended", "sig", "ctrl", "ftrojann")} | {"ssba": "SSBA", "lc": "label_consistent", "lf": "lowFrequency"}
+DISPATCH = {name: name for name in ("badnet", "blended", "sig", "ctrl", "ftrojann")} | {
+    "ssba": "SSBA",
+    "lc": "label_consistent",
+    "lf": "lowFrequency",
+}
 CLEAN_LABEL = ("sig", "lc", "ctrl")
 
 
@@ -34,37 +41,70 @@ class Supplied(Attack):
     """An attack without a trigger that could be called."""
 
     def trigger(self, x: Tensor) -> Tensor:
-        raise InputError(f"{type(self).__name__} has no trigger of its own: its images come from BackdoorBench")
+        raise InputError(
+            f"{type(self).__name__} has no trigger of its own: its images come from BackdoorBench"
+        )
 
 
 @dataclass(frozen=True)
 class RecordAttack(Supplied):
-    """A record of BackdoorBench: its poisoned images, and its network as the victim unless told otherwise."""
+    """A record of BackdoorBench: its poisoned images, and its network as the victim unless told
+    otherwise.
+    """
 
     path: str = option("", "the record's folder")
-    network: str = option("record", "the victim: the record's network, or one trained here", choices=("record", "trained"))
+    network: str = option(
+        "record",
+        "the victim: the record's network, or one trained here",
+        choices=("record", "trained"),
+    )
 
     def spec(self) -> dict[str, Any]:
         folder = Path(self.path).expanduser()
-        return super().spec() | {"path": folder.resolve().name, "sha256": record.digest(folder) if (folder / "attack_result.pt").is_file() else ""}
+        return super().spec() | {
+            "path": folder.resolve().name,
+            "sha256": record.digest(folder) if (folder / "attack_result.pt").is_file() else "",
+        }
 
     def check(self, x: Tensor) -> None:
         record.read(Path(self.path).expanduser())
 
-    def supply(self, train: Images, test: Images, held: Tensor, *, target: int, rate: float, rng: torch.Generator, folder: Path) -> tuple[Poisoned, Poisoned]:
+    def supply(
+        self,
+        train: Images,
+        test: Images,
+        held: Tensor,
+        *,
+        target: int,
+        rate: float,
+        rng: torch.Generator,
+        folder: Path,
+    ) -> tuple[Poisoned, Poisoned]:
         return _sets(record.read(Path(self.path).expanduser()), train, test, held, target, rate)
 
     def victim(self, net: nn.Module) -> Mapping[str, Tensor] | None:
         assert isinstance(net, Net)
-        return record.read(Path(self.path).expanduser()).fit_to(net) if self.network == "record" else None
+        return (
+            record.read(Path(self.path).expanduser()).fit_to(net)
+            if self.network == "record"
+            else None
+        )
 
 
-def _sets(found: record.Record, train: Images, test: Images, held: Tensor, target: int, rate: float) -> tuple[Poisoned, Poisoned]:
-    (least, most), slack = found.rates, 0.5 / max(1, len(train)) + 5e-4
+def _sets(
+    found: record.Record, train: Images, test: Images, held: Tensor, target: int, rate: float
+) -> tuple[Poisoned, Poisoned]:
+    least, most = found.rates
+    slack = 0.5 / max(1, len(train)) + 5e-4
     if not least - slack <= rate <= most + slack:
-        raise InputError(f"{found.folder}: its poisoning rate is {most:g}, not {rate:g}: give --rates {most:g}")
+        raise InputError(
+            f"{found.folder}: its poisoning rate is {most:g}, not {rate:g}: give --rates {most:g}"
+        )
     if len(found.targets) == 1 and found.targets != [target]:
-        raise InputError(f"{found.folder}: its target is {found.targets[0]}, the protocol's {target}: give --target {found.targets[0]}")
+        raise InputError(
+            f"{found.folder}: its target is {found.targets[0]}, the protocol's {target}: give "
+            f"--target {found.targets[0]}"
+        )
     poisoned = found.poisoned("train", train)
     assert found.train is not None
     return poisoned[~held[torch.from_numpy(found.train.index)]], found.poisoned("test", test)
@@ -78,7 +118,10 @@ def home() -> Path:
     """
     folder = Path(os.environ.get("BACKDOORBENCH_HOME", "")).expanduser()
     if not os.environ.get("BACKDOORBENCH_HOME"):
-        raise InputError("backdoorbench:NAME needs a checkout of BackdoorBench: set BACKDOORBENCH_HOME to its folder")
+        raise InputError(
+            "backdoorbench:NAME needs a checkout of BackdoorBench: set BACKDOORBENCH_HOME to its "
+            "folder"
+        )
     if not (folder / "utils" / "aggregate_block").is_dir():
         raise InputError(f"BACKDOORBENCH_HOME={folder} is no checkout of BackdoorBench")
     return folder.resolve()
@@ -88,14 +131,21 @@ def names() -> dict[str, str]:
     """The attacks of the checkout and how each is run; none without a checkout."""
     if not os.environ.get("BACKDOORBENCH_HOME"):
         return {}
-    found = sorted(file.stem for file in (home() / "attack").glob("*.py") if file.stem != "prototype")
-    how = {True: "BackdoorBench's images, our training", False: "BackdoorBench's own script; its record is read back"}
+    found = sorted(
+        file.stem for file in (home() / "attack").glob("*.py") if file.stem != "prototype"
+    )
+    how = {
+        True: "BackdoorBench's images, our training",
+        False: "BackdoorBench's own script; its record is read back",
+    }
     return {f"backdoorbench:{name}": how[name in DISPATCH] for name in found}
 
 
 @dataclass(frozen=True)
 class BackdoorBenchAttack(Supplied):
-    """An attack of BackdoorBench, by the name of its script; ``flags`` are the script's own, above those of its YAML files."""
+    """An attack of BackdoorBench, by the name of its script; ``flags`` are the script's own, above
+    those of its YAML files.
+    """
 
     method: str = ""
     flags: dict = field(default_factory=dict)  # type: ignore[type-arg]  # options are checked against plain types
@@ -105,7 +155,17 @@ class BackdoorBenchAttack(Supplied):
             home()
             raise nearest(f"backdoorbench:{self.method}", names(), "attacks of BackdoorBench")
 
-    def supply(self, train: Images, test: Images, held: Tensor, *, target: int, rate: float, rng: torch.Generator, folder: Path) -> tuple[Poisoned, Poisoned]:
+    def supply(
+        self,
+        train: Images,
+        test: Images,
+        held: Tensor,
+        *,
+        target: int,
+        rate: float,
+        rng: torch.Generator,
+        folder: Path,
+    ) -> tuple[Poisoned, Poisoned]:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if self.method in DISPATCH:
@@ -113,39 +173,84 @@ class BackdoorBenchAttack(Supplied):
             return _sets(self._trained(target, rate, folder), train, test, held, target, rate)
 
     def _transformed(
-        self, train: Images, test: Images, held: Tensor, target: int, rate: float, rng: torch.Generator, folder: Path
+        self,
+        train: Images,
+        test: Images,
+        held: Tensor,
+        target: int,
+        rate: float,
+        rng: torch.Generator,
+        folder: Path,
     ) -> tuple[Poisoned, Poisoned]:
-        """The images that we choose, changed by BackdoorBench's transforms; the trained labels follow from ``label_mode``."""
+        """The images that we choose, changed by BackdoorBench's transforms; the trained labels
+        follow from ``label_mode``.
+        """
         kept = (~held).nonzero().flatten()
         rest = train[kept]
         chosen, _ = self.choose(rest, target=target, rate=rate, rng=rng)
         goal = self.goal(test.y, target, len(test.classes))
         counted = (goal != test.y).nonzero().flatten()
-        parts = {"train": (rest.x[chosen], rest.y[chosen], kept[chosen]), "test": (test.x[counted], test.y[counted], counted)}
+        parts = {
+            "train": (rest.x[chosen], rest.y[chosen], kept[chosen]),
+            "test": (test.x[counted], test.y[counted], counted),
+        }
         if not (folder / "after.npz").exists():
             arrays: dict[str, Any] = {}
             for part, (x, y, places) in parts.items():
-                arrays |= {f"{part}_images": x.permute(0, 2, 3, 1).numpy(), f"{part}_labels": y.numpy(), f"{part}_places": places.numpy()}
+                arrays |= {
+                    f"{part}_images": x.permute(0, 2, 3, 1).numpy(),
+                    f"{part}_labels": y.numpy(),
+                    f"{part}_places": places.numpy(),
+                }
             np.savez(folder / "before.npz", **arrays)
-            given = {"attack": DISPATCH[self.method], "attack_target": target, "num_classes": len(train.classes), "img_size": [*train.x.shape[2:], 3]}
+            given = {
+                "attack": DISPATCH[self.method],
+                "attack_target": target,
+                "num_classes": len(train.classes),
+                "img_size": [*train.x.shape[2:], 3],
+            }
             given |= self.flags
             _launch(["transform", self.method, str(folder.resolve()), json.dumps(given)], folder)
         with np.load(folder / "after.npz", allow_pickle=False) as after:
-            made = [torch.from_numpy(after[f"{k}_images"]).permute(0, 3, 1, 2).contiguous() for k in parts]
-        if any(m.dtype != torch.uint8 or m.shape != p[0].shape for m, p in zip(made, parts.values(), strict=True)):
-            raise InputError(f"backdoorbench:{self.method} gave images of another kind: {[(m.dtype, tuple(m.shape)) for m in made]}")
-        x, y, mask = rest.x.clone(), rest.y.clone(), torch.zeros_like(rest.y, dtype=torch.bool)
-        x[chosen], y[chosen], mask[chosen] = made[0], self.goal(rest.y[chosen], target, len(train.classes)), True
+            made = [
+                torch.from_numpy(after[f"{k}_images"]).permute(0, 3, 1, 2).contiguous()
+                for k in parts
+            ]
+        if any(
+            m.dtype != torch.uint8 or m.shape != p[0].shape
+            for m, p in zip(made, parts.values(), strict=True)
+        ):
+            raise InputError(
+                f"backdoorbench:{self.method} gave images of another kind: "
+                f"{[(m.dtype, tuple(m.shape)) for m in made]}"
+            )
+        x = rest.x.clone()
+        y = rest.y.clone()
+        mask = torch.zeros_like(rest.y, dtype=torch.bool)
+        x[chosen] = made[0]
+        y[chosen] = self.goal(rest.y[chosen], target, len(train.classes))
+        mask[chosen] = True
         ones = torch.ones(len(counted), dtype=torch.bool)
-        triggered = Poisoned(made[1], goal[counted], test.classes, true=test.y[counted], mask=ones, cover=~ones)
-        return Poisoned(x, y, train.classes, true=rest.y, mask=mask, cover=torch.zeros_like(mask)), triggered
+        triggered = Poisoned(
+            made[1], goal[counted], test.classes, true=test.y[counted], mask=ones, cover=~ones
+        )
+        return Poisoned(
+            x, y, train.classes, true=rest.y, mask=mask, cover=torch.zeros_like(mask)
+        ), triggered
 
     def _trained(self, target: int, rate: float, folder: Path) -> record.Record:
         """The record of a run of the script, which is made once."""
         made = home() / "record" / f"bbx_{folder.name}"
         if not (made / "attack_result.pt").exists():
-            shutil.rmtree(made, ignore_errors=True)  # of a run that was killed
-            flags = {"dataset": "cifar10", "attack_target": target, "pratio": rate, "device": "cuda:0" if torch.cuda.is_available() else "cpu", **self.flags}
+            # of a run that was killed
+            shutil.rmtree(made, ignore_errors=True)
+            flags = {
+                "dataset": "cifar10",
+                "attack_target": target,
+                "pratio": rate,
+                "device": "cuda:0" if torch.cuda.is_available() else "cpu",
+                **self.flags,
+            }
             words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
             (home() / "record").mkdir(exist_ok=True)
             _launch(["script", self.method, *words, "--save_folder_name", made.name], folder)
@@ -158,12 +263,24 @@ def _launch(words: list[str], folder: Path) -> None:
     Raises:
         RuntimeError: it failed; its exit code and last lines.
     """
-    command = [os.environ.get("BACKDOORBENCH_PYTHON", sys.executable), str(Path(__file__).with_name("launch.py")), *words]
+    command = [
+        os.environ.get("BACKDOORBENCH_PYTHON", sys.executable),
+        str(Path(__file__).with_name("launch.py")),
+        *words,
+    ]
     with (folder / "log.txt").open("w") as log:
-        code = subprocess.run(command, cwd=home(), stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(
+            command, cwd=home(), stdout=log, stderr=subprocess.STDOUT, check=False
+        ).returncode
     if code:
-        last = " | ".join(line.strip() for line in (folder / "log.txt").read_text(errors="replace").strip().splitlines()[-3:])
-        raise RuntimeError(f"backdoorbench:{words[1]} ended with exit code {code}: {last} (all of it: {folder / 'log.txt'})")
+        last = " | ".join(
+            line.strip()
+            for line in (folder / "log.txt").read_text(errors="replace").strip().splitlines()[-3:]
+        )
+        raise RuntimeError(
+            f"backdoorbench:{words[1]} ended with exit code {code}: {last} (all of it: "
+            f"{folder / 'log.txt'})"
+        )
 
 
 def attack(scheme: str, rest: str, options: dict[str, Any]) -> Attack:
@@ -173,4 +290,8 @@ def attack(scheme: str, rest: str, options: dict[str, Any]) -> Attack:
         if unknown:
             raise nearest(unknown[0], ["network"], "options of record:")
         return RecordAttack(path=rest, **options)
-    return BackdoorBenchAttack(method=rest, flags=options, label_mode="clean-label" if rest in CLEAN_LABEL else "all-to-one")
+    return BackdoorBenchAttack(
+        method=rest,
+        flags=options,
+        label_mode="clean-label" if rest in CLEAN_LABEL else "all-to-one",
+    )

@@ -18,34 +18,71 @@ from ..suite import Cell, Suite
 from . import record
 
 
-def poison(cell: Cell, options: runner.Options, to: Path, progress: Progress | None = None) -> dict[str, int]:
-    """Write what a cell trains on as a record of BackdoorBench, with the network that No Defense gives; how many images of each part.
+def poison(
+    cell: Cell, options: runner.Options, to: Path, progress: Progress | None = None
+) -> dict[str, int]:
+    """Write what a cell trains on as a record of BackdoorBench, with the network that No Defense
+    gives; how many images of each part.
 
-    The clean reserve stays out of its training set; images are counted in the order of CIFAR-10's own files, which BackdoorBench opens again.
+    The clean reserve stays out of its training set; images are counted in the order of CIFAR-10's
+    own files, which BackdoorBench opens again.
 
     Raises:
-        InputError: another data set, an unknown network, a place where BackdoorBench would not find it, or as ``runner.parts``.
+        InputError: another data set, an unknown network, a place where BackdoorBench would not find
+            it, or as ``runner.parts``.
     """
     record.check_place(to)
     rules = cell.protocol.on(cell.dataset)
     record.their_model(rules.model)
     if cell.dataset != "cifar10":
-        raise InputError(f"BackdoorBench opens its clean data itself: only the whole of cifar10 is known to have the same order there, not {cell.dataset}")
+        raise InputError(
+            "BackdoorBench opens its clean data itself: only the whole of cifar10 is known to "
+            f"have the same order there, not {cell.dataset}"
+        )
     found, poisoned = runner.prepare(cell, options, progress)
     train, test = datasets.load(cell.dataset, options.data)
     held = runner.hold_out(train, rules.reserve, seed_of(cell.seed, "reserve"))
-    triggered, device = found.triggered(), pick_device(options.device)
-    counted = (found.attack.goal(test.y, rules.target, len(test.classes)) != test.y).nonzero().flatten()
-    seed, file = seed_of(cell.seed, "training"), runner.victim_file(cell, options, runner.poison_digest(poisoned, triggered))
-    engine = Engine(rules, poisoned.observed(), found.reserve, seed=seed, device=device, progress=progress, victim=file)
+    triggered = found.triggered()
+    device = pick_device(options.device)
+    counted = (
+        (found.attack.goal(test.y, rules.target, len(test.classes)) != test.y).nonzero().flatten()
+    )
+    seed = seed_of(cell.seed, "training")
+    file = runner.victim_file(cell, options, runner.poison_digest(poisoned, triggered))
+    engine = Engine(
+        rules,
+        poisoned.observed(),
+        found.reserve,
+        seed=seed,
+        device=device,
+        progress=progress,
+        victim=file,
+    )
     victim = engine.victim()
-    sets = {"train": (poisoned.to("cpu"), (~held).nonzero().flatten(), len(train)), "test": (triggered.to("cpu"), counted, len(test))}
+    sets = {
+        "train": (poisoned.to("cpu"), (~held).nonzero().flatten(), len(train)),
+        "test": (triggered.to("cpu"), counted, len(test)),
+    }
     record.write(to, cell.dataset, rules.model, victim, sets)
     metrics = engine.measure(victim, found.test, triggered)
     write_whole(to / "attack_df.csv", table(metrics, rules.recipe.epochs).encode())
-    info = {"attack": cell.attack, "attack_target": rules.target, "pratio": cell.rate, "dataset": cell.dataset, "model": record.their_model(rules.model)}
-    record.save(to / "info.pickle", info | {"epochs": rules.recipe.epochs, "random_seed": cell.seed, "save_path": to.as_posix()})
-    return {"train": len(poisoned), "poisoned": int(poisoned.mask.sum()), "triggered": len(triggered)}
+    info = {
+        "attack": cell.attack,
+        "attack_target": rules.target,
+        "pratio": cell.rate,
+        "dataset": cell.dataset,
+        "model": record.their_model(rules.model),
+    }
+    record.save(
+        to / "info.pickle",
+        info
+        | {"epochs": rules.recipe.epochs, "random_seed": cell.seed, "save_path": to.as_posix()},
+    )
+    return {
+        "train": len(poisoned),
+        "poisoned": int(poisoned.mask.sum()),
+        "triggered": len(triggered),
+    }
 
 
 def table(metrics: Mapping[str, Sequence[int]], epochs: int) -> str:
@@ -53,33 +90,62 @@ def table(metrics: Mapping[str, Sequence[int]], epochs: int) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("", "epoch", "test_acc", "test_asr", "test_ra"))
-    writer.writerow((epochs - 1, epochs - 1, *(metrics[name][0] / metrics[name][1] for name in ("ca", "asr", "arr"))))
+    writer.writerow(
+        (
+            epochs - 1,
+            epochs - 1,
+            *(metrics[name][0] / metrics[name][1] for name in ("ca", "asr", "arr")),
+        )
+    )
     return text.getvalue()
 
 
-def defending(folder: Path, defenses: tuple[str, ...], dataset: str, protocol: Protocol, seeds: tuple[int, ...]) -> Suite:
+def defending(
+    folder: Path,
+    defenses: tuple[str, ...],
+    dataset: str,
+    protocol: Protocol,
+    seeds: tuple[int, ...],
+) -> Suite:
     """The suite of a record: its data set, rate and target, and its network, under a protocol.
 
     Raises:
-        InputError: as ``record.read``; a record without a training set; no network here that is like its.
+        InputError: as ``record.read``; a record without a training set; no network here that is
+            like its.
     """
     found = record.read(folder)
     if found.train is None:
-        raise InputError(f"{folder}: holds no poisoned training set: its attack controls the training")
+        raise InputError(
+            f"{folder}: holds no poisoned training set: its attack controls the training"
+        )
     model = record.our_model(found.model_name)
     models.check(model)
     found.fit_to(Net(model, found.classes))
     target = found.targets[0] if len(found.targets) == 1 else protocol.target
-    known = {name: {**fields, **({"model": model} if "model" in fields else {})} for name, fields in protocol.overrides.items()}
+    known = {
+        name: {**fields, **({"model": model} if "model" in fields else {})}
+        for name, fields in protocol.overrides.items()
+    }
     if dataset.partition("[")[0] not in known and found.dataset in known:
-        known[dataset.partition("[")[0]] = known[found.dataset]  # the same images by another name keep the normalisation
+        # the same images by another name keep the normalisation
+        known[dataset.partition("[")[0]] = known[found.dataset]
     rules = replace(protocol, model=model, target=target, overrides=known)
     name = f"defend-{folder.resolve().name}"
-    return Suite(name, rules, (dataset or found.dataset,), (f"record:{folder}",), defenses, rates=(found.rate,), seeds=seeds)
+    return Suite(
+        name,
+        rules,
+        (dataset or found.dataset,),
+        (f"record:{folder}",),
+        defenses,
+        rates=(found.rate,),
+        seeds=seeds,
+    )
 
 
 def results(suite: Suite, cells: list[Cell], options: runner.Options) -> list[Path]:
-    """Write ``defense_result.pt`` beside the record of every cell whose network BackdoorBench knows; the files."""
+    """Write ``defense_result.pt`` beside the record of every cell whose network BackdoorBench
+    knows; the files.
+    """
     written = []
     for cell in cells:
         file = (options.out / suite.name / cell.path()).with_suffix(".safetensors")

@@ -1,7 +1,8 @@
-"""Our attacks and defenses as BackdoorBench's code calls them: transforms of one picture, and classes with the methods of its defense scripts.
+"""Our attacks and defenses as BackdoorBench's code calls them: transforms of one picture, and
+classes with the methods of its defense scripts.
 
-``TRANSFORMS["badnets"](size=3)`` is an image transform, ``LABELS["badnets"](target=0, classes=10)`` the label transform beside it; ``DEFENSES["cbd"]`` a class,
-``CBD`` and ``MCCI`` two of them.
+``TRANSFORMS["badnets"](size=3)`` is an image transform, ``LABELS["badnets"](target=0, classes=10)``
+the label transform beside it; ``DEFENSES["cbd"]`` a class, ``CBD`` and ``MCCI`` two of them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from ..models import Net
 from ..protocols import BACKDOORBENCH
 from . import commands, record
 
-try:  # its own base class, when its root is on the path
+# its own base class, when its root is on the path
+try:
     from defense.base import defense as Base  # type: ignore[import-not-found]
 except ImportError:
     Base = object
@@ -39,14 +41,39 @@ def _true(text: str) -> bool:
 
 
 FLAGS: dict[str, Any] = {
-    "device": str, "dataset_path": str, "dataset": str, "result_file": str, "epochs": int, "batch_size": int, "lr": float, "lr_scheduler": str, "model": str,
-    "client_optimizer": str, "sgd_momentum": float, "wd": float, "random_seed": int, "ratio": float, "yaml_path": str,
-}  # fmt: skip
+    "device": str,
+    "dataset_path": str,
+    "dataset": str,
+    "result_file": str,
+    "epochs": int,
+    "batch_size": int,
+    "lr": float,
+    "lr_scheduler": str,
+    "model": str,
+    "client_optimizer": str,
+    "sgd_momentum": float,
+    "wd": float,
+    "random_seed": int,
+    "ratio": float,
+    "yaml_path": str,
+}
 UNUSED: dict[str, Any] = {
-    "pin_memory": _true, "non_blocking": _true, "prefetch": _true, "amp": _true, "checkpoint_load": str, "checkpoint_save": str, "log": str,
-    "num_workers": float, "frequency_save": int, "steplr_stepsize": int, "steplr_gamma": float, "steplr_milestones": str,
-}  # fmt: skip
-"""Flags that every defense there has and that mean nothing here: images are on the device, precision is the device's, the state is always kept."""
+    "pin_memory": _true,
+    "non_blocking": _true,
+    "prefetch": _true,
+    "amp": _true,
+    "checkpoint_load": str,
+    "checkpoint_save": str,
+    "log": str,
+    "num_workers": float,
+    "frequency_save": int,
+    "steplr_stepsize": int,
+    "steplr_gamma": float,
+    "steplr_milestones": str,
+}
+"""Flags that every defense there has and that mean nothing here: images are on the device,
+precision is the device's, the state is always kept.
+"""
 SCHEDULES = {"CosineAnnealingLR": "cosine", None: "constant"}
 
 
@@ -54,7 +81,8 @@ class Registry(Mapping[str, Any]):
     """Every method of a kind by its name, made when asked for."""
 
     def __init__(self, kind: str, make: Callable[[str], Any]) -> None:
-        self.kind, self.make = kind, make
+        self.kind = kind
+        self.make = make
 
     def __getitem__(self, name: str) -> Any:
         if name not in registry.modules(self.kind):
@@ -69,15 +97,22 @@ class Registry(Mapping[str, Any]):
 
 
 class Transform:
-    """An attack's trigger on one picture: ``transform(picture, target=label, image_serial_id=index)`` -> picture."""
+    """An attack's trigger on one picture: ``transform(picture, target=label,
+    image_serial_id=index)`` -> picture.
+    """
 
     def __init__(self, attack: Attack) -> None:
         if attack.learns or attack.supplies or attack.refines:
-            raise InputError(f"{type(attack).__name__} learns its trigger or its images: write a record with `bbx poison --format backdoorbench`")
+            raise InputError(
+                f"{type(attack).__name__} learns its trigger or its images: write a record with "
+                "`bbx poison --format backdoorbench`"
+            )
         self.attack = attack
 
     def __call__(self, img: Any, target: Any = None, image_serial_id: Any = None) -> Image.Image:
-        x = torch.from_numpy(np.array(img.convert("RGB") if isinstance(img, Image.Image) else img, np.uint8)).permute(2, 0, 1)[None]
+        x = torch.from_numpy(
+            np.array(img.convert("RGB") if isinstance(img, Image.Image) else img, np.uint8)
+        ).permute(2, 0, 1)[None]
         return Image.fromarray(self.attack.stamp(x)[0].permute(1, 2, 0).contiguous().numpy())
 
 
@@ -85,7 +120,9 @@ class Labels:
     """The label an attack gives: ``labels(label)``."""
 
     def __init__(self, attack: Attack, target: int, classes: int) -> None:
-        self.attack, self.target, self.classes = attack, target, classes
+        self.attack = attack
+        self.target = target
+        self.classes = classes
 
     def __call__(self, original_label: Any, original_index: Any = None, img: Any = None) -> int:
         return int(self.attack.goal(torch.tensor([int(original_label)]), self.target, self.classes))
@@ -105,17 +142,25 @@ class Denormalised(nn.Module):
 
 
 class Script(Base):  # type: ignore[misc]
-    """What all our defenses are to BackdoorBench: reads ``record/NAME``, trains, writes ``record/NAME/defense/METHOD``."""
+    """What all our defenses are to BackdoorBench: reads ``record/NAME``, trains, writes
+    ``record/NAME/defense/METHOD``.
+    """
 
     method: ClassVar[str]
 
     def __init__(self, args: argparse.Namespace) -> None:
         given = {name: value for name, value in vars(args).items() if value is not None}
         if given.get("yaml_path"):
-            given = {name: value for name, value in _yaml(Path(given["yaml_path"])).items() if value is not None} | given
+            given = {
+                name: value
+                for name, value in _yaml(Path(given["yaml_path"])).items()
+                if value is not None
+            } | given
         self.args = argparse.Namespace(**given)
         self.given = given
-        unknown = [name for name in given if name not in {**FLAGS, **UNUSED, **own_flags(self.method)}]
+        unknown = [
+            name for name in given if name not in {**FLAGS, **UNUSED, **own_flags(self.method)}
+        ]
         if unknown:
             log.warning("not used by %s: %s", self.method, ", ".join(sorted(unknown)))
         self.trainer: nn.Module | None = None
@@ -125,7 +170,9 @@ class Script(Base):  # type: ignore[misc]
         self.folder = Path("record") / result_file
         self.result = record.read(self.folder)
         if self.given.get("dataset", self.result.dataset) != self.result.dataset:
-            raise InputError(f"{self.folder} was made from {self.result.dataset}, not {self.given['dataset']}")
+            raise InputError(
+                f"{self.folder} was made from {self.result.dataset}, not {self.given['dataset']}"
+            )
         self.save_path = self.folder / "defense" / self.method
         for part in ("checkpoint", "log"):
             (self.save_path / part).mkdir(parents=True, exist_ok=True)
@@ -137,7 +184,10 @@ class Script(Base):  # type: ignore[misc]
     def set_logger(self) -> None:
         """Log to the console and to ``log/TIME.log``."""
         form = logging.Formatter("%(asctime)s [%(levelname)-8s] %(message)s", "%Y-%m-%d:%H:%M:%S")
-        for handler in (logging.FileHandler(self.save_path / "log" / time.strftime("%Y_%m_%d_%H_%M_%S.log")), logging.StreamHandler()):
+        for handler in (
+            logging.FileHandler(self.save_path / "log" / time.strftime("%Y_%m_%d_%H_%M_%S.log")),
+            logging.StreamHandler(),
+        ):
             handler.setFormatter(form)
             log.addHandler(handler)
         log.setLevel(logging.INFO)
@@ -149,26 +199,45 @@ class Script(Base):  # type: ignore[misc]
         self.device = "cpu" if name.startswith("cuda") and not torch.cuda.is_available() else name
 
     def mitigation(self) -> dict[str, Any]:
-        """Train and measure; ``defense_result.pt`` (where BackdoorBench knows the network), its CSV and our record. The network takes normalised inputs."""
+        """Train and measure; ``defense_result.pt`` (where BackdoorBench knows the network), its CSV
+        and our record. The network takes normalised inputs.
+        """
         self.set_devices()
-        cell, options = self.cell(), runner.Options(out=self.save_path / "checkpoint", data=self.data(), device=self.device)
+        cell = self.cell()
+        options = runner.Options(
+            out=self.save_path / "checkpoint", data=self.data(), device=self.device
+        )
 
         def progress(stage: str, done: int, total: int) -> None:
             log.info("%s: %d of %d", stage, done, total)
 
-        found, net, _ = runner.run_cell(cell, options, self.save_path / "checkpoint" / "state", progress)
+        found, net, _ = runner.run_cell(
+            cell, options, self.save_path / "checkpoint" / "state", progress
+        )
         records.write(self.save_path / "record.json", found)
         shutil.rmtree(self.save_path / "checkpoint" / "state", ignore_errors=True)
         rules = cell.protocol.on(cell.dataset)
-        (self.save_path / f"{self.method}_df.csv").write_text(commands.table(found["metrics"], rules.recipe.epochs))
+        (self.save_path / f"{self.method}_df.csv").write_text(
+            commands.table(found["metrics"], rules.recipe.epochs)
+        )
         try:
-            record.save(self.save_path / "defense_result.pt", record.model_state(rules.model, net, self.result.classes))
+            record.save(
+                self.save_path / "defense_result.pt",
+                record.model_state(rules.model, net, self.result.classes),
+            )
         except InputError as error:
             log.warning("no defense_result.pt: %s", error)
-        log.info("CA %.2f  ASR %.2f  ARR %.2f", *(100 * hits / n for hits, n in found["metrics"].values()))
+        log.info(
+            "CA %.2f  ASR %.2f  ARR %.2f",
+            *(100 * hits / n for hits, n in found["metrics"].values()),
+        )
         if isinstance(net, Net):
             return {"model": net.backbone}
-        return {"model": net if isinstance(rules.normalise, bool) else Denormalised(net, *rules.normalise)}
+        return {
+            "model": net
+            if isinstance(rules.normalise, bool)
+            else Denormalised(net, *rules.normalise)
+        }
 
     def defense(self, result_file: str) -> dict[str, Any]:
         """Everything, as its scripts call it."""
@@ -178,32 +247,76 @@ class Script(Base):  # type: ignore[misc]
 
     def cell(self) -> Any:
         """The one cell that flags and YAML describe."""
-        given, own = self.given, own_flags(self.method)
+        given = self.given
+        own = own_flags(self.method)
         recipe = BACKDOORBENCH.on(self.result.dataset).recipe
-        names = {"epochs": "epochs", "batch_size": "batch_size", "lr": "lr", "client_optimizer": "optimizer", "sgd_momentum": "momentum", "wd": "weight_decay"}
-        recipe = replace(recipe, **{ours: given[flag] for flag, ours in names.items() if flag in given and flag not in own})
+        names = {
+            "epochs": "epochs",
+            "batch_size": "batch_size",
+            "lr": "lr",
+            "client_optimizer": "optimizer",
+            "sgd_momentum": "momentum",
+            "wd": "weight_decay",
+        }
+        recipe = replace(
+            recipe,
+            **{
+                ours: given[flag]
+                for flag, ours in names.items()
+                if flag in given and flag not in own
+            },
+        )
         if "lr_scheduler" in given and "lr_scheduler" not in own:
             if given["lr_scheduler"] not in SCHEDULES:
-                raise InputError(f"--lr_scheduler must be {' or '.join(map(str, SCHEDULES))}, not {given['lr_scheduler']}")
+                raise InputError(
+                    f"--lr_scheduler must be {' or '.join(map(str, SCHEDULES))}, not "
+                    f"{given['lr_scheduler']}"
+                )
             recipe = replace(recipe, schedule=SCHEDULES[given["lr_scheduler"]])
-        rules = replace(BACKDOORBENCH.on(self.result.dataset), recipe=recipe, reserve=given.get("ratio", BACKDOORBENCH.reserve))
+        rules = replace(
+            BACKDOORBENCH.on(self.result.dataset),
+            recipe=recipe,
+            reserve=given.get("ratio", BACKDOORBENCH.reserve),
+        )
         options = ",".join(f"{name}={given[name]!r}" for name in own if name in given)
-        suite = commands.defending(self.folder, (f"{self.method}[{options}]" if options else self.method,), "", rules, (given.get("random_seed", 0),))
+        suite = commands.defending(
+            self.folder,
+            (f"{self.method}[{options}]" if options else self.method,),
+            "",
+            rules,
+            (given.get("random_seed", 0),),
+        )
         if "model" in given and record.our_model(given["model"]) != suite.protocol.model:
-            raise InputError(f"{self.folder} holds a {self.result.model_name}, not a {given['model']}")
+            raise InputError(
+                f"{self.folder} holds a {self.result.model_name}, not a {given['model']}"
+            )
         return suite.cells()[0]
 
     def data(self) -> Path:
-        """Where the clean data lie: ``DATASET_PATH/DATASET``, as BackdoorBench has them, or an ``.npz`` in ``DATASET_PATH``."""
+        """Where the clean data lie: ``DATASET_PATH/DATASET``, as BackdoorBench has them, or an
+        ``.npz`` in ``DATASET_PATH``.
+        """
         root = Path(self.given.get("dataset_path", "./data"))
-        return root if (root / f"{self.result.dataset}.npz").is_file() else root / self.result.dataset
+        return (
+            root if (root / f"{self.result.dataset}.npz").is_file() else root / self.result.dataset
+        )
 
 
 def own_flags(method: str) -> dict[str, Any]:
     """A defense's options as flags: name -> type."""
     cls = registry.get_class("defenses", method)
     hints = get_type_hints(cls)
-    kinds = {f.name: next((k for k in (int, float, str) if hints[f.name] is k or k in getattr(hints[f.name], "__args__", ())), str) for f in fields(cls)}
+    kinds = {
+        f.name: next(
+            (
+                k
+                for k in (int, float, str)
+                if hints[f.name] is k or k in getattr(hints[f.name], "__args__", ())
+            ),
+            str,
+        )
+        for f in fields(cls)
+    }
     return dict(kinds)
 
 
@@ -223,10 +336,22 @@ def _script(method: str) -> type[Script]:
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         own = own_flags(method)
         for name, kind in {**UNUSED, **FLAGS, **own}.items():
-            parser.add_argument(f"--{name}", type=kind, help="an option of ours" if name in own else "not used" if name in UNUSED else None)
+            parser.add_argument(
+                f"--{name}",
+                type=kind,
+                help="an option of ours" if name in own else "not used" if name in UNUSED else None,
+            )
 
     name = registry.get_class("defenses", method).__name__
-    return type(name, (Script,), {"method": method, "add_arguments": staticmethod(add_arguments), "__doc__": f"``{method}`` under BackdoorBench's interface."})
+    return type(
+        name,
+        (Script,),
+        {
+            "method": method,
+            "add_arguments": staticmethod(add_arguments),
+            "__doc__": f"``{method}`` under BackdoorBench's interface.",
+        },
+    )
 
 
 def _attack(name: str, options: dict[str, Any]) -> Attack:
@@ -236,19 +361,32 @@ def _attack(name: str, options: dict[str, Any]) -> Attack:
 
 
 TRANSFORMS = Registry("attacks", lambda name: lambda **options: Transform(_attack(name, options)))
-LABELS = Registry("attacks", lambda name: lambda target, classes, **options: Labels(_attack(name, options), target, classes))
+LABELS = Registry(
+    "attacks",
+    lambda name: lambda target, classes, **options: Labels(_attack(name, options), target, classes),
+)
 DEFENSES = Registry("defenses", _script)
-CBD, MCCI = DEFENSES["cbd"], DEFENSES["mcci"]
+CBD = DEFENSES["cbd"]
+MCCI = DEFENSES["mcci"]
 
 
 def main(words: list[str]) -> None:
-    """``python -m backdoorbench_ext.toolbox METHOD FLAGS``: one of BackdoorBench's defense scripts, run from its root folder."""
+    """``python -m backdoorbench_ext.toolbox METHOD FLAGS``: one of BackdoorBench's defense scripts,
+    run from its root folder.
+    """
     if not words or words[0].startswith("-"):
-        raise InputError(f"usage: python -m backdoorbench_ext.toolbox METHOD --result_file NAME ...; methods: {', '.join(DEFENSES)}")
+        raise InputError(
+            "usage: python -m backdoorbench_ext.toolbox METHOD --result_file NAME ...; methods: "
+            f"{', '.join(DEFENSES)}"
+        )
     if words[0] not in DEFENSES:
         raise registry.nearest(words[0], DEFENSES, "defenses")
     script = DEFENSES[words[0]]
-    parser = argparse.ArgumentParser(prog=f"python -m backdoorbench_ext.toolbox {words[0]}", description=script.__doc__, argument_default=None)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m backdoorbench_ext.toolbox {words[0]}",
+        description=script.__doc__,
+        argument_default=None,
+    )
     script.add_arguments(parser)
     args = parser.parse_args(words[1:])
     if args.result_file is None:

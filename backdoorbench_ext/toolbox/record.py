@@ -1,7 +1,10 @@
-"""BackdoorBench's record format: ``attack_result.pt`` and its PNG folders, read as files of strangers and written as its own.
+"""BackdoorBench's record format: ``attack_result.pt`` and its PNG folders, read as files of
+strangers and written as its own.
 
-The format is described by BackdoorBench's ``utils/save_load_attack.py`` and ``utils/bd_dataset_v2.py`` (https://github.com/SCLBD/BackdoorBench). Nothing in
-a file is executed: tensors, numpy arrays and plain containers are let through, pictures as bytes, everything else is refused by name.
+The format is described by BackdoorBench's ``utils/save_load_attack.py`` and
+``utils/bd_dataset_v2.py`` (https://github.com/SCLBD/BackdoorBench). Nothing in a file is executed:
+tensors, numpy arrays and plain containers are let through, pictures as bytes, everything else is
+refused by name.
 """
 
 from __future__ import annotations
@@ -25,7 +28,16 @@ from ..api import Images, InputError, Poisoned
 from ..files import write_whole
 from ..models import Net, TorchvisionNet
 
-KEYS = ("model_name", "num_classes", "model", "data_path", "img_size", "clean_data", "bd_train", "bd_test")
+KEYS = (
+    "model_name",
+    "num_classes",
+    "model",
+    "data_path",
+    "img_size",
+    "clean_data",
+    "bd_train",
+    "bd_test",
+)
 STATE = ("bd_data_container", "original_index_array", "poison_indicator")
 
 
@@ -39,40 +51,63 @@ class Picture:
 
 
 def allowed() -> list[Any]:
-    """What a record may hold beside tensors and plain values, under the names of both NumPy 1 and 2."""
+    """What a record may hold beside tensors and plain values, under the names of both NumPy 1 and
+    2.
+    """
     core = np._core if hasattr(np, "_core") else np.core
-    functions = [(getattr(core.multiarray, name), f"numpy.{place}.multiarray.{name}") for place in ("core", "_core") for name in ("_reconstruct", "scalar")]
+    functions = [
+        (getattr(core.multiarray, name), f"numpy.{place}.multiarray.{name}")
+        for place in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ]
     pictures = [(Picture, name) for name in ("PIL.Image.Image", "PIL.PngImagePlugin.PngImageFile")]
-    return [*functions, *pictures, np.ndarray, np.dtype, type(np.dtype("int64")), type(np.dtype("float64"))]
+    return [
+        *functions,
+        *pictures,
+        np.ndarray,
+        np.dtype,
+        type(np.dtype("int64")),
+        type(np.dtype("float64")),
+    ]
 
 
 def load(file: Path) -> Any:
     """The content of a file of ``torch.save`` that holds no more than a record needs.
 
     Raises:
-        InputError: no such file, damaged, or something in it is not allowed; it is named, and was not executed.
+        InputError: no such file, damaged, or something in it is not allowed; it is named, and was
+            not executed.
     """
     if not file.is_file():
         raise InputError(f"{file}: no such file")
     try:
         with torch.serialization.safe_globals(allowed()):
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever damaged bytes bring about, from zip, pickle or torch
+    # whatever damaged bytes bring about, from zip, pickle or torch
+    except Exception as error:
         found = re.search(r"(?:GLOBAL|global:?|function|class) ([\w.]+\.[\w.]+)", str(error))
         if found and "nsupported" in str(error):
-            raise InputError(f"{file}: refused, it holds {found[1]}, which a record does not need; nothing was executed") from error
+            raise InputError(
+                f"{file}: refused, it holds {found[1]}, which a record does not need; nothing was "
+                "executed"
+            ) from error
         why = (str(error).strip() or "empty").splitlines()[0][:120]
-        raise InputError(f"{file}: damaged, or no file of torch.save ({type(error).__name__}: {why})") from error
+        raise InputError(
+            f"{file}: damaged, or no file of torch.save ({type(error).__name__}: {why})"
+        ) from error
 
 
 @dataclass(frozen=True)
 class State:
-    """One of a record's two sets: which images of the clean set it holds (``index``), which of these are replaced, and by what."""
+    """One of a record's two sets: which images of the clean set it holds (``index``), which of
+    these are replaced, and by what.
+    """
 
     index: np.ndarray
     replaced: np.ndarray
     pictures: Mapping[int, Path | Picture]
-    labels: Mapping[int, tuple[int, int]]  # (given, original)
+    # (given, original)
+    labels: Mapping[int, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -95,15 +130,21 @@ class Record:
 
     @property
     def rates(self) -> tuple[float, float]:
-        """The least and the highest share of the training images that may be poisoned, cover images not counted; 0 if the record has none.
+        """The least and the highest share of the training images that may be poisoned, cover images
+        not counted; 0 if the record has none.
 
         A changed image of the target class may be either: the format does not say.
         """
         if self.train is None:
             return 0.0, 0.0
-        labels = [self.train.labels[i] for i in self.train.index[self.train.replaced[self.train.index]].tolist()]
+        labels = [
+            self.train.labels[i]
+            for i in self.train.index[self.train.replaced[self.train.index]].tolist()
+        ]
         n = len(self.train.index)
-        return sum(given != original for given, original in labels) / n, sum(not self.covers(*pair) for pair in labels) / n
+        return sum(given != original for given, original in labels) / n, sum(
+            not self.covers(*pair) for pair in labels
+        ) / n
 
     @property
     def rate(self) -> float:
@@ -115,36 +156,56 @@ class Record:
         return given == original and self.targets != [given]
 
     def poisoned(self, which: str, clean: Images) -> Poisoned:
-        """The images of ``which`` = "train" or "test", from the clean set that the record was made from, in the record's order.
+        """The images of ``which`` = "train" or "test", from the clean set that the record was made
+        from, in the record's order.
 
         Raises:
             InputError: another clean set, or a picture that cannot be read or has another size.
         """
         state = self.train if which == "train" else self.test
         if state is None:
-            raise InputError(f"{self.folder}: holds no poisoned training set: its attack controls the training")
-        if len(state.replaced) != len(clean) or tuple(clean.x.shape[2:]) != self.size or len(clean.classes) != self.classes:
-            have = f"{len(clean)} images of {clean.x.shape[3]}x{clean.x.shape[2]}, {len(clean.classes)} classes"
+            raise InputError(
+                f"{self.folder}: holds no poisoned training set: its attack controls the training"
+            )
+        if (
+            len(state.replaced) != len(clean)
+            or tuple(clean.x.shape[2:]) != self.size
+            or len(clean.classes) != self.classes
+        ):
+            height, width = clean.x.shape[2:]
+            have = f"{len(clean)} images of {width}x{height}, {len(clean.classes)} classes"
             want = f"{len(state.replaced)} of {self.size[1]}x{self.size[0]}, {self.classes} classes"
-            raise InputError(f"{self.folder}: its {which} set was made from {want}; given are {have}")
+            raise InputError(
+                f"{self.folder}: its {which} set was made from {want}; given are {have}"
+            )
         places = [i for i in state.index.tolist() if state.replaced[i]]
-        x, y, mask = clean.x.clone(), clean.y.clone(), torch.zeros_like(clean.y, dtype=torch.bool)
+        x = clean.x.clone()
+        y = clean.y.clone()
+        mask = torch.zeros_like(clean.y, dtype=torch.bool)
         cover = mask.clone()
         for i in places:
             given, original = state.labels[i]
             if original != clean.y[i]:
                 here = f"here it is of {int(clean.y[i])}: another data set, or another order"
-                raise InputError(f"{self.folder}: {which} image {i} was of class {original}, {here}")
-            y[i], cover[i] = given, self.covers(given, original)
+                raise InputError(
+                    f"{self.folder}: {which} image {i} was of class {original}, {here}"
+                )
+            y[i] = given
+            cover[i] = self.covers(given, original)
             mask[i] = not cover[i]
         with ThreadPoolExecutor() as pool:
-            for i, pixels in zip(places, pool.map(partial(_pixels, size=self.size), (state.pictures[i] for i in places)), strict=True):
+            for i, pixels in zip(
+                places,
+                pool.map(partial(_pixels, size=self.size), (state.pictures[i] for i in places)),
+                strict=True,
+            ):
                 x[i] = pixels.to(x.device)
         index = torch.from_numpy(state.index).to(clean.y.device)
         return Poisoned(x, y, clean.classes, true=clean.y, mask=mask, cover=cover)[index]
 
     def fit_to(self, net: Net) -> dict[str, Tensor]:
-        """The record's model as the state of ``net``: by name where the names are BackdoorBench's, otherwise by position, as it does itself.
+        """The record's model as the state of ``net``: by name where the names are BackdoorBench's,
+        otherwise by position, as it does itself.
 
         Raises:
             InputError: it does not fit; the first difference is named.
@@ -152,13 +213,23 @@ class Record:
         ours = net.state_dict()
         names = [name for name in ours if name.startswith("backbone.")]
         theirs = [their_name(name, net) for name in names]
-        given = self.model if set(theirs) == set(self.model) else dict(zip(theirs, self.model.values(), strict=False))
+        given = (
+            self.model
+            if set(theirs) == set(self.model)
+            else dict(zip(theirs, self.model.values(), strict=False))
+        )
         if len(self.model) != len(names):
-            raise InputError(f"{self.folder}: its {self.model_name} has {len(self.model)} tensors, the network here {len(names)}: another architecture")
+            raise InputError(
+                f"{self.folder}: its {self.model_name} has {len(self.model)} tensors, the network "
+                f"here {len(names)}: another architecture"
+            )
         for name, their in zip(names, theirs, strict=True):
             if given[their].shape != ours[name].shape:
                 shapes = f"{tuple(given[their].shape)}, here {tuple(ours[name].shape)}"
-                raise InputError(f"{self.folder}: {their} of its {self.model_name} has the shape {shapes}: another architecture")
+                raise InputError(
+                    f"{self.folder}: {their} of its {self.model_name} has the shape {shapes}: "
+                    "another architecture"
+                )
         return ours | {name: given[their] for name, their in zip(names, theirs, strict=True)}
 
 
@@ -167,16 +238,35 @@ def _pixels(picture: Path | Picture, size: tuple[int, int]) -> Tensor:
     try:
         if isinstance(picture, Picture):
             _, mode, found, _, data = picture.state
-            if mode != "RGB" or tuple(found) != (size[1], size[0]) or not isinstance(data, bytes) or len(data) != 3 * size[0] * size[1]:
-                raise ValueError(f"{mode} {found} and {len(data)} bytes, expected RGB {size[1]}x{size[0]}")
+            if (
+                mode != "RGB"
+                or tuple(found) != (size[1], size[0])
+                or not isinstance(data, bytes)
+                or len(data) != 3 * size[0] * size[1]
+            ):
+                raise ValueError(
+                    f"{mode} {found} and {len(data)} bytes, expected RGB {size[1]}x{size[0]}"
+                )
             array = np.frombuffer(data, np.uint8).reshape(*size, 3).copy()
         else:
             with Image.open(picture, formats=("PNG",)) as image:
                 if image.size != (size[1], size[0]):
-                    raise ValueError(f"{image.size[0]}x{image.size[1]} pixels, expected {size[1]}x{size[0]}")
+                    raise ValueError(
+                        f"{image.size[0]}x{image.size[1]} pixels, expected {size[1]}x{size[0]}"
+                    )
                 array = np.array(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, TypeError) as error:
-        raise InputError(f"{picture if isinstance(picture, Path) else 'picture in the record'}: not a picture of this record ({error})") from error
+    except (
+        OSError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+    ) as error:
+        raise InputError(
+            f"{picture if isinstance(picture, Path) else 'picture in the record'}: not a picture "
+            f"of this record ({error})"
+        ) from error
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
@@ -207,51 +297,121 @@ def _read(folder: Path, stamp: object) -> Record:
     must(isinstance(found, dict), "not a record: no dictionary")
     missing = [key for key in KEYS if key not in found]
     must(not missing, f"not a record of an attack: lacks {', '.join(missing)}")
-    classes, size, model = found["num_classes"], found["img_size"], found["model"]
-    must(isinstance(found["model_name"], str) and isinstance(found["clean_data"], str), "model_name and clean_data must be words")
-    must(isinstance(classes, int) and 1 < classes < 10**6, f"num_classes must be a number of classes, not {classes!r}")
-    sound = isinstance(size, (tuple, list)) and len(size) == 3 and all(isinstance(n, int) and 0 < n < 10**4 for n in size)
+    classes = found["num_classes"]
+    size = found["img_size"]
+    model = found["model"]
+    must(
+        isinstance(found["model_name"], str) and isinstance(found["clean_data"], str),
+        "model_name and clean_data must be words",
+    )
+    must(
+        isinstance(classes, int) and 1 < classes < 10**6,
+        f"num_classes must be a number of classes, not {classes!r}",
+    )
+    sound = (
+        isinstance(size, (tuple, list))
+        and len(size) == 3
+        and all(isinstance(n, int) and 0 < n < 10**4 for n in size)
+    )
     must(sound, f"img_size must be (height, width, channels), not {size!r}")
-    sound = isinstance(model, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in model.items())
+    sound = isinstance(model, dict) and all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in model.items()
+    )
     must(sound, "model must be a dictionary of tensors")
     weights = {name.removeprefix("module."): value for name, value in model.items()}
-    train, test = (None if found[key] is None else _state(folder, key, found[key], classes, must) for key in ("bd_train", "bd_test"))
+    train, test = (
+        None if found[key] is None else _state(folder, key, found[key], classes, must)
+        for key in ("bd_train", "bd_test")
+    )
     must(test is not None, "bd_test is missing")
     assert test is not None
-    return Record(folder, found["model_name"], weights, found["clean_data"], classes, (size[0], size[1]), train, test)
+    return Record(
+        folder,
+        found["model_name"],
+        weights,
+        found["clean_data"],
+        classes,
+        (size[0], size[1]),
+        train,
+        test,
+    )
 
 
-def _state(folder: Path, key: str, found: Any, classes: int, must: Callable[[bool, str], None]) -> State:
-    must(isinstance(found, dict) and all(name in found for name in STATE), f"{key} must hold {', '.join(STATE)}")
+def _state(
+    folder: Path, key: str, found: Any, classes: int, must: Callable[[bool, str], None]
+) -> State:
+    must(
+        isinstance(found, dict) and all(name in found for name in STATE),
+        f"{key} must hold {', '.join(STATE)}",
+    )
     container, index, replaced = (found[name] for name in STATE)
     for name, array in zip(STATE[1:], (index, replaced), strict=True):
-        must(isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "iuf", f"{key}: {name} must be a line of numbers")
-    must(len(replaced) < 10**8 and bool(np.isin(replaced, (0, 1)).all()), f"{key}: poison_indicator must hold 0 and 1")
+        must(
+            isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "iuf",
+            f"{key}: {name} must be a line of numbers",
+        )
+    must(
+        len(replaced) < 10**8 and bool(np.isin(replaced, (0, 1)).all()),
+        f"{key}: poison_indicator must hold 0 and 1",
+    )
     inside = index.dtype.kind in "iu" and bool(((index >= 0) & (index < len(replaced))).all())
     must(inside, f"{key}: original_index_array points outside the {len(replaced)} images")
-    must(isinstance(container, dict) and isinstance(container.get("data_dict"), dict), f"{key}: bd_data_container lacks its data_dict")
-    base, pictures, labels = container.get("save_folder_path"), {}, {}
+    must(
+        isinstance(container, dict) and isinstance(container.get("data_dict"), dict),
+        f"{key}: bd_data_container lacks its data_dict",
+    )
+    base = container.get("save_folder_path")
+    pictures = {}
+    labels = {}
     for place, entry in container["data_dict"].items():
-        must(isinstance(place, (int, np.integer)) and 0 <= int(place) < len(replaced), f"{key}: image {place!r} is outside the {len(replaced)} images")
+        must(
+            isinstance(place, (int, np.integer)) and 0 <= int(place) < len(replaced),
+            f"{key}: image {place!r} is outside the {len(replaced)} images",
+        )
         picture: Path | Picture
         if base is None:
-            must(isinstance(entry, tuple) and len(entry) == 3 and isinstance(entry[0], Picture), f"{key}: image {place} must be a picture and two labels")
-            picture, info = entry[0], entry[1:]
+            must(
+                isinstance(entry, tuple) and len(entry) == 3 and isinstance(entry[0], Picture),
+                f"{key}: image {place} must be a picture and two labels",
+            )
+            picture = entry[0]
+            info = entry[1:]
         else:
-            must(isinstance(entry, dict) and isinstance(entry.get("path"), str), f"{key}: image {place} has no path")
-            picture, info = _inside(folder, key, base, entry["path"], must), entry.get("other_info")
-        sound = isinstance(info, (list, tuple)) and len(info) == 2 and all(isinstance(n, (int, np.integer)) and 0 <= n < classes for n in info)
-        must(sound, f"{key}: the labels of image {place} must be two classes below {classes}, not {info!r}")
-        pictures[int(place)], labels[int(place)] = picture, (int(info[0]), int(info[1]))
+            must(
+                isinstance(entry, dict) and isinstance(entry.get("path"), str),
+                f"{key}: image {place} has no path",
+            )
+            picture = _inside(folder, key, base, entry["path"], must)
+            info = entry.get("other_info")
+        sound = (
+            isinstance(info, (list, tuple))
+            and len(info) == 2
+            and all(isinstance(n, (int, np.integer)) and 0 <= n < classes for n in info)
+        )
+        must(
+            sound,
+            f"{key}: the labels of image {place} must be two classes below {classes}, not {info!r}",
+        )
+        pictures[int(place)] = picture
+        labels[int(place)] = (int(info[0]), int(info[1]))
     lacking = [i for i in index[replaced[index] == 1].tolist() if i not in pictures]
-    must(not lacking, f"{key}: image {lacking[0] if lacking else ''} is marked as poisoned, but there is no picture of it")
+    must(
+        not lacking,
+        f"{key}: image {lacking[0] if lacking else ''} is marked as poisoned, but there is no "
+        "picture of it",
+    )
     return State(index.astype(np.int64), replaced == 1, pictures, labels)
 
 
-def _inside(folder: Path, key: str, base: Any, path: str, must: Callable[[bool, str], None]) -> Path:
-    """Where a stored path lies in the record's folder, whatever the folder was called when the record was made."""
+def _inside(
+    folder: Path, key: str, base: Any, path: str, must: Callable[[bool, str], None]
+) -> Path:
+    """Where a stored path lies in the record's folder, whatever the folder was called when the
+    record was made.
+    """
     must(isinstance(base, str), f"{key}: save_folder_path must be a path")
-    whole, start = PurePosixPath(path.replace("\\", "/")), PurePosixPath(base.replace("\\", "/"))
+    whole = PurePosixPath(path.replace("\\", "/"))
+    start = PurePosixPath(base.replace("\\", "/"))
     leaves = f"{key}: {path!r} leaves the record's folder"
     must(".." not in whole.parts and whole.is_relative_to(start), leaves)
     found = folder / start.name / whole.relative_to(start)
@@ -263,7 +423,11 @@ def their_name(name: str, net: Net) -> str:
     """What BackdoorBench calls a tensor of a ``Net``'s backbone."""
     name = name.removeprefix("backbone.")
     if isinstance(net.backbone, TorchvisionNet):
-        return name.removeprefix("net.") if name.startswith("net.") else name.replace("fc.", f"{net.backbone.classifier}.", 1)
+        return (
+            name.removeprefix("net.")
+            if name.startswith("net.")
+            else name.replace("fc.", f"{net.backbone.classifier}.", 1)
+        )
     block = re.match(r"blocks\.(\d+)\.(.*)", name)
     if block:
         inner = block[2].replace("norm", "bn").replace("shortcut.", "shortcut.0.")
@@ -302,11 +466,21 @@ def model_state(model: str, net: nn.Module, classes: int) -> dict[str, Any]:
     """
     if not isinstance(net, Net):
         raise InputError(f"BackdoorBench knows no {type(net).__name__}")
-    state = {their_name(name, net): value.detach().cpu().contiguous() for name, value in net.state_dict().items() if name.startswith("backbone.")}
+    state = {
+        their_name(name, net): value.detach().cpu().contiguous()
+        for name, value in net.state_dict().items()
+        if name.startswith("backbone.")
+    }
     return {"model_name": their_model(model), "num_classes": classes, "model": state}
 
 
-def write(to: Path, dataset: str, model: str, net: nn.Module, sets: Mapping[str, tuple[Poisoned, Tensor, int]]) -> None:
+def write(
+    to: Path,
+    dataset: str,
+    model: str,
+    net: nn.Module,
+    sets: Mapping[str, tuple[Poisoned, Tensor, int]],
+) -> None:
     """A record that BackdoorBench's ``load_attack_result`` opens.
 
     Args:
@@ -315,7 +489,8 @@ def write(to: Path, dataset: str, model: str, net: nn.Module, sets: Mapping[str,
         sets: "train" and "test": the images, their places in the clean set, and its length.
 
     Raises:
-        InputError: ``to`` exists, lies where BackdoorBench would not find it, or the network is none of its.
+        InputError: ``to`` exists, lies where BackdoorBench would not find it, or the network is
+            none of its.
     """
     check_place(to)
     part = to.with_name(f".{to.name}.part")
@@ -323,34 +498,56 @@ def write(to: Path, dataset: str, model: str, net: nn.Module, sets: Mapping[str,
     h, w = sets["train"][0].x.shape[2:]
     content |= {"data_path": f"./data/{dataset}", "img_size": (h, w, 3), "clean_data": dataset}
     for key, (images, places, length) in sets.items():
-        changed, base = (images.mask | images.cover).cpu(), f"{to.as_posix() if to.is_absolute() else './' + to.as_posix()}/bd_{key}_dataset"
+        changed = (images.mask | images.cover).cpu()
+        base = f"{to.as_posix() if to.is_absolute() else './' + to.as_posix()}/bd_{key}_dataset"
         indicator = np.zeros(length)
         indicator[places[changed].numpy()] = 1
-        entries, jobs = {}, []
+        entries = {}
+        jobs = []
         for i in changed.nonzero().flatten().tolist():
-            place, label, original = int(places[i]), int(images.y[i]), int(images.true[i])
-            entries[place] = {"path": f"{base}/{original}/{place}.png", "other_info": [label, original]}
+            place = int(places[i])
+            label = int(images.y[i])
+            original = int(images.true[i])
+            entries[place] = {
+                "path": f"{base}/{original}/{place}.png",
+                "other_info": [label, original],
+            }
             jobs.append((part / f"bd_{key}_dataset" / str(original) / f"{place}.png", images.x[i]))
         for folder in {file.parent for file, _ in jobs}:
             folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda job: Image.fromarray(job[1].permute(1, 2, 0).cpu().numpy()).save(job[0]), jobs))
+            list(
+                pool.map(
+                    lambda job: Image.fromarray(job[1].permute(1, 2, 0).cpu().numpy()).save(job[0]),
+                    jobs,
+                )
+            )
         content[f"bd_{key}"] = {
-            "bd_data_container": {"save_folder_path": base, "data_dict": entries, "save_file_format": ".png"},
-            "getitem_all": True, "getitem_all_switch": False, "original_index_array": places.numpy().astype(np.int64),
-            "poison_indicator": indicator, "save_folder_path": base,
-        }  # fmt: skip
+            "bd_data_container": {
+                "save_folder_path": base,
+                "data_dict": entries,
+                "save_file_format": ".png",
+            },
+            "getitem_all": True,
+            "getitem_all_switch": False,
+            "original_index_array": places.numpy().astype(np.int64),
+            "poison_indicator": indicator,
+            "save_folder_path": base,
+        }
     save(part / "attack_result.pt", content)
     part.rename(to)
 
 
 def check_place(to: Path) -> None:
-    """Raises:
-    InputError: ``to`` exists, or BackdoorBench, which cuts the path at the first "record" in it, would look for its data elsewhere.
+    """Raises: InputError: ``to`` exists, or BackdoorBench, which cuts the path at the first
+    "record" in it, would look for its data elsewhere.
     """
     if to.exists():
         raise InputError(f"{to} exists already; give another name")
     path = to.resolve()
     first = next((i for i, name in enumerate(path.parts) if "record" in name), None)
     if first is None or path.parts[first] != "record":
-        raise InputError(f"{to}: BackdoorBench reads records below a folder called record, the first of its path with that in its name: give record/NAME")
+        raise InputError(
+            f"{to}: BackdoorBench reads records below a folder called record, the first of its "
+            "path with that in its name: give record/NAME"
+        )

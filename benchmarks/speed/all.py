@@ -1,4 +1,6 @@
-"""All of them, one after the other: ``python -m benchmarks.speed.all [--dataset cifar10 --data DIR] [--json FOLDER]``."""
+"""All of them, one after the other: ``python -m benchmarks.speed.all [--dataset cifar10 --data DIR]
+[--json FOLDER]``.
+"""
 
 from __future__ import annotations
 

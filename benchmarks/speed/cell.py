@@ -1,4 +1,5 @@
-"""A whole cell, split: ``python -m benchmarks.speed.cell [--defense cbd] [--model wrn16_1] [--epochs N]``.
+"""A whole cell, split: ``python -m benchmarks.speed.cell [--defense cbd] [--model wrn16_1]
+[--epochs N]``.
 
 Poisoning, training, evaluation, and all the rest.
 """
@@ -19,25 +20,49 @@ from .timing import arguments, keep
 
 
 def measure(suite: Suite, options: runner.Options) -> dict[str, float]:
-    """Seconds of one cell by part; ``rest`` is reading data, building networks, pictures and writing."""
+    """Seconds of one cell by part; ``rest`` is reading data, building networks, pictures and
+    writing.
+    """
     start = time.perf_counter()
     (outcome,) = runner.run(suite, suite.cells(), options, jobs=1)
     whole = time.perf_counter() - start
     if outcome.record is None:
         raise RuntimeError(outcome.error)
-    parts = {part: float(outcome.record["time"][part]) for part in ("poisoning", "training", "evaluation")}
+    parts = {
+        part: float(outcome.record["time"][part])
+        for part in ("poisoning", "training", "evaluation")
+    }
     return parts | {"rest": whole - sum(parts.values())}
 
 
 def main() -> None:
     given = arguments(__doc__, rounds=1, defense="none", model="wrn16_1", epochs=1, compile="")
-    suite = Suite("cell", CBD, (given.dataset,), ("badnets",), (given.defense,)).changed(epochs=given.epochs, model=given.model)
+    suite = Suite("cell", CBD, (given.dataset,), ("badnets",), (given.defense,)).changed(
+        epochs=given.epochs, model=given.model
+    )
     with tempfile.TemporaryDirectory() as folder:
-        parts = measure(suite, runner.Options(out=Path(folder), data=given.data, device=str(given.device), compile=given.compile))
-    print(f"\none cell: {given.defense}, {given.model}, {given.epochs} epochs, {given.dataset}, {torch.get_num_threads()} threads")
+        parts = measure(
+            suite,
+            runner.Options(
+                out=Path(folder), data=given.data, device=str(given.device), compile=given.compile
+            ),
+        )
+    print(
+        f"\none cell: {given.defense}, {given.model}, {given.epochs} epochs, {given.dataset}, "
+        f"{torch.get_num_threads()} threads"
+    )
     for part, seconds in parts.items():
         print(f"  {part:12} {seconds:8.2f} s   {100 * seconds / sum(parts.values()):5.1f} %")
-    keep("cell", given, {}, model=given.model, epochs=given.epochs, defense=given.defense, compile=given.compile, seconds=parts)
+    keep(
+        "cell",
+        given,
+        {},
+        model=given.model,
+        epochs=given.epochs,
+        defense=given.defense,
+        compile=given.compile,
+        seconds=parts,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Does the fast way train as well as the plain one: ``python -m benchmarks.speed.equal [--seeds 5] [--compile default]``.
+"""Does the fast way train as well as the plain one: ``python -m benchmarks.speed.equal [--seeds 5]
+[--compile default]``.
 
-CA and ASR of a small cell (BadNets, the demo's protocol), by seed: with a plain PyTorch loop (PIL images, torchvision transforms, a DataLoader,
-float32, NCHW, unfused SGD), with the engine, and with the engine and ``torch.compile``. The same poisoned images for all three; nothing else is shared.
+CA and ASR of a small cell (BadNets, the demo's protocol), by seed: with a plain PyTorch loop (PIL
+images, torchvision transforms, a DataLoader, float32, NCHW, unfused SGD), with the engine, and with
+the engine and ``torch.compile``. The same poisoned images for all three; nothing else is shared.
 """
 
 from __future__ import annotations
@@ -33,8 +35,16 @@ def plain(rules: Protocol) -> Way:
         torch.manual_seed(seed)
         x = images.x.float().div(255)
         net = Net(rules.model, len(images.classes), x.mean((0, 2, 3)), x.std((0, 2, 3)))
-        recipe, batches, done = rules.recipe, loader(images, rules.recipe.batch_size, rules), 0
-        step = torch.optim.SGD(net.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
+        recipe = rules.recipe
+        batches = loader(images, rules.recipe.batch_size, rules)
+        done = 0
+        step = torch.optim.SGD(
+            net.parameters(),
+            recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov,
+        )
         for _ in range(recipe.epochs):
             for pictures, y in batches:
                 for group in step.param_groups:
@@ -57,11 +67,17 @@ def fast(rules: Protocol, compile: str = "") -> Way:
 
 
 def measure(
-    rules: Protocol, ways: dict[str, Way], train: Poisoned, test: Images, triggered: Poisoned, seeds: Sequence[int]
+    rules: Protocol,
+    ways: dict[str, Way],
+    train: Poisoned,
+    test: Images,
+    triggered: Poisoned,
+    seeds: Sequence[int],
 ) -> dict[str, dict[str, list[float]]]:
     """Percent by way, metric and seed."""
     judge = Engine(rules, train)
-    judge.bf16 = False  # all are measured alike
+    # all are measured alike
+    judge.bf16 = False
     found: dict[str, dict[str, list[float]]] = {name: {"ca": [], "asr": []} for name in ways}
     for seed in seeds:
         for name, way in ways.items():
@@ -74,15 +90,28 @@ def measure(
 def main() -> None:
     given = arguments(__doc__, rounds=1, threads=1, seeds=5, compile="")
     rules = SUITE.protocol
-    attack, (clean, test) = registry.create("attacks", SUITE.attacks[0]), datasets.load("digits", None)
-    poisoned = attack.poison(clean, target=rules.target, rate=SUITE.rates[0], rng=torch.Generator().manual_seed(0))
-    ways = {"plain loop": plain(rules), "ours": fast(rules)} | ({"ours, compiled": fast(rules, given.compile)} if given.compile else {})
-    found = measure(rules, ways, poisoned, test, attack.test_set(test, rules.target), range(given.seeds))
-    print(f"\n{SUITE.attacks[0]}, digits, {rules.model}, {rules.recipe.epochs} epochs, percent by seed")
+    attack = registry.create("attacks", SUITE.attacks[0])
+    clean, test = datasets.load("digits", None)
+    poisoned = attack.poison(
+        clean, target=rules.target, rate=SUITE.rates[0], rng=torch.Generator().manual_seed(0)
+    )
+    ways = {"plain loop": plain(rules), "ours": fast(rules)} | (
+        {"ours, compiled": fast(rules, given.compile)} if given.compile else {}
+    )
+    found = measure(
+        rules, ways, poisoned, test, attack.test_set(test, rules.target), range(given.seeds)
+    )
+    print(
+        f"\n{SUITE.attacks[0]}, digits, {rules.model}, {rules.recipe.epochs} epochs, percent by "
+        "seed"
+    )
     for name, metrics in found.items():
         for metric, values in metrics.items():
             spread = f"mean {mean(values):6.2f} +- {stdev(values) if len(values) > 1 else 0:.2f}"
-            print(f"  {name:16} {metric.upper():4} {spread}   " + " ".join(f"{value:.2f}" for value in values))
+            print(
+                f"  {name:16} {metric.upper():4} {spread}   "
+                + " ".join(f"{value:.2f}" for value in values)
+            )
     keep("equal", given, {}, percent=found, compile=given.compile)
 
 

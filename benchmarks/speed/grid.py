@@ -1,7 +1,9 @@
-"""Trainings beside each other: ``python -m benchmarks.speed.grid [--jobs 1,2,4] [--model wrn16_1] [--cells EPOCHS]``.
+"""Trainings beside each other: ``python -m benchmarks.speed.grid [--jobs 1,2,4] [--model wrn16_1]
+[--cells EPOCHS]``.
 
-Images a second together and, with ``--cells``, cells an hour. ``--jobs auto`` of ``bbx run`` chooses by the first figure; the second counts the starts
-of the processes and all that is not training.
+Images a second together and, with ``--cells``, cells an hour. ``--jobs auto`` of ``bbx run``
+chooses by the first figure; the second counts the starts of the processes and all that is not
+training.
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ from backdoorbench_ext.suite import Suite
 from .timing import Speed, arguments, keep, show
 
 
-def together(rules: Protocol, jobs: tuple[int, ...], device: str, rounds: int, seconds: float = 5.0, side: int = 32) -> dict[str, Speed]:
+def together(
+    rules: Protocol,
+    jobs: tuple[int, ...],
+    device: str,
+    rounds: int,
+    seconds: float = 5.0,
+    side: int = 32,
+) -> dict[str, Speed]:
     """Images a second of so many processes together, by their number, in rounds that alternate."""
     found: dict[int, list[float]] = {count: [] for count in jobs}
     for _ in range(rounds):
@@ -39,14 +48,29 @@ def cells_an_hour(suite: Suite, options: runner.Options, jobs: int) -> float:
 
 def main() -> None:
     given = arguments(__doc__, rounds=2, jobs="1,2,4", model="wrn16_1", cells=0, defense="none")
-    jobs, rates = tuple(map(int, given.jobs.split(","))), {}
+    jobs = tuple(map(int, given.jobs.split(",")))
+    rates = {}
     speeds = together(replace(CBD, model=given.model), jobs, str(given.device), given.rounds)
-    show(f"plain training of {given.model} on random images, batch {CBD.recipe.batch_size}", "images/s", speeds, f"{jobs[0]} at a time")
+    show(
+        f"plain training of {given.model} on random images, batch {CBD.recipe.batch_size}",
+        "images/s",
+        speeds,
+        f"{jobs[0]} at a time",
+    )
     for count in jobs if given.cells else ():
         with tempfile.TemporaryDirectory() as folder:
-            suite = Suite("grid", CBD, (given.dataset,), ("badnets",), (given.defense,)).changed(epochs=given.cells, model=given.model)
-            rates[str(count)] = cells_an_hour(suite, runner.Options(out=Path(folder), data=given.data, device=str(given.device)), count)
-            print(f"  --jobs {count}: {rates[str(count)]:,.1f} cells an hour ({given.defense}, {given.cells} epochs)")
+            suite = Suite("grid", CBD, (given.dataset,), ("badnets",), (given.defense,)).changed(
+                epochs=given.cells, model=given.model
+            )
+            rates[str(count)] = cells_an_hour(
+                suite,
+                runner.Options(out=Path(folder), data=given.data, device=str(given.device)),
+                count,
+            )
+            print(
+                f"  --jobs {count}: {rates[str(count)]:,.1f} cells an hour ({given.defense}, "
+                f"{given.cells} epochs)"
+            )
     keep("grid", given, speeds, model=given.model, cells_an_hour=rates)
 
 

@@ -1,6 +1,8 @@
-"""Augmented batches without a model: ``python -m benchmarks.speed.pipeline``. Crop, flip and cutout of CBD's protocol, batches of 64 floats.
+"""Augmented batches without a model: ``python -m benchmarks.speed.pipeline``. Crop, flip and cutout
+of CBD's protocol, batches of 64 floats.
 
-The usual way, written for this comparison: a Dataset of PIL images, torchvision's transforms, a DataLoader without worker processes, on as many threads.
+The usual way, written for this comparison: a Dataset of PIL images, torchvision's transforms, a
+DataLoader without worker processes, on as many threads.
 """
 
 from __future__ import annotations
@@ -23,12 +25,19 @@ class Pictures(Dataset[Any]):
     """Images as toolboxes hold them: PIL in, a tensor out."""
 
     def __init__(self, images: Images, rules: Protocol) -> None:
-        self.pictures, self.labels = images.x.permute(0, 2, 3, 1).cpu().numpy(), images.y.tolist()
+        self.pictures = images.x.permute(0, 2, 3, 1).cpu().numpy()
+        self.labels = images.y.tolist()
         h, w = images.x.shape[2:]
         share = rules.cutout**2 / (h * w)
-        crop, flip = transforms.RandomCrop((h, w), padding=rules.crop), transforms.RandomHorizontalFlip()
+        crop = transforms.RandomCrop((h, w), padding=rules.crop)
+        flip = transforms.RandomHorizontalFlip()
         hole = transforms.RandomErasing(p=1, scale=(share, share), ratio=(1, 1), value=0)
-        chosen = [crop] * bool(rules.crop) + [flip] * rules.flip + [transforms.ToTensor()] + [hole] * bool(rules.cutout)
+        chosen = (
+            [crop] * bool(rules.crop)
+            + [flip] * rules.flip
+            + [transforms.ToTensor()]
+            + [hole] * bool(rules.cutout)
+        )
         self.change = transforms.Compose(chosen)
 
     def __len__(self) -> int:
@@ -44,7 +53,8 @@ def loader(images: Images, batch: int, rules: Protocol = CBD) -> DataLoader[Any]
 
 def measure(images: Images, rounds: int, usual: int = 5_000, batch: int = 64) -> dict[str, Speed]:
     """Images a second; the usual way is timed on ``usual`` of them."""
-    engine, some = Engine(CBD, images, device=images.x.device), loader(images[:usual], batch)
+    engine = Engine(CBD, images, device=images.x.device)
+    some = loader(images[:usual], batch)
 
     def ours() -> None:
         for _ in engine.batches(images, batch):
@@ -54,13 +64,25 @@ def measure(images: Images, rounds: int, usual: int = 5_000, batch: int = 64) ->
         for _ in some:
             pass
 
-    return alternate({"PIL, torchvision, DataLoader": (theirs, min(usual, len(images))), "ours": (ours, len(images))}, rounds, images.x.device)
+    return alternate(
+        {
+            "PIL, torchvision, DataLoader": (theirs, min(usual, len(images))),
+            "ours": (ours, len(images)),
+        },
+        rounds,
+        images.x.device,
+    )
 
 
 def main() -> None:
     given = arguments(__doc__, rounds=5, threads=1)
     speeds = measure(data(given.dataset, given.data, 50_000, given.device), given.rounds)
-    show(f"augmented batches, {torch.get_num_threads()} thread", "images/s", speeds, "PIL, torchvision, DataLoader")
+    show(
+        f"augmented batches, {torch.get_num_threads()} thread",
+        "images/s",
+        speeds,
+        "PIL, torchvision, DataLoader",
+    )
     keep("pipeline", given, speeds)
 
 

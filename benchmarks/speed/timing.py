@@ -1,4 +1,6 @@
-"""What the speed benchmarks have in common: rounds that alternate between the ways compared, and a table with ratios that is kept as JSON."""
+"""What the speed benchmarks have in common: rounds that alternate between the ways compared, and a
+table with ratios that is kept as JSON.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,12 @@ class Speed:
         return cls(median(rates), min(rates), max(rates))
 
 
-def alternate(ways: Mapping[str, tuple[Callable[[], object], int]], rounds: int, device: torch.device) -> dict[str, Speed]:
-    """Each way once a round, one after the other, so that a busy machine hits all alike; a way is its work and the units that it does."""
+def alternate(
+    ways: Mapping[str, tuple[Callable[[], object], int]], rounds: int, device: torch.device
+) -> dict[str, Speed]:
+    """Each way once a round, one after the other, so that a busy machine hits all alike; a way is
+    its work and the units that it does.
+    """
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, (work, units) in ways.items():
@@ -54,7 +60,9 @@ def data(dataset: str, root: Path | None, n: int, device: torch.device) -> Image
 
 
 def roofline(device: torch.device, size: int = 1024, seconds: float = 0.2) -> dict[str, float]:
-    """What the device does at best here: TFLOP/s of a square matrix product in bf16 and float32, GB/s of a copy (read and written)."""
+    """What the device does at best here: TFLOP/s of a square matrix product in bf16 and float32,
+    GB/s of a copy (read and written).
+    """
 
     def best(work: Callable[[], Tensor], amount: float) -> float:
         work()
@@ -68,7 +76,8 @@ def roofline(device: torch.device, size: int = 1024, seconds: float = 0.2) -> di
             rates.append(amount / (time.perf_counter() - start))
         return max(rates)
 
-    found, block = {}, torch.empty(64 * 2**20, dtype=torch.uint8, device=device)
+    found = {}
+    block = torch.empty(64 * 2**20, dtype=torch.uint8, device=device)
     for name, kind in (("bf16", torch.bfloat16), ("float32", torch.float32)):
         a = torch.rand(size, size, device=device, dtype=kind)
         found[f"{name} TFLOP/s"] = best(partial(torch.matmul, a, a), 2 * size**3) / 1e12
@@ -80,7 +89,10 @@ def show(title: str, unit: str, speeds: Mapping[str, Speed], base: str) -> None:
     print(f"\n{title}")
     for name, speed in speeds.items():
         ratio = "" if name == base else f"   x {speed.median / speeds[base].median:.1f}"
-        print(f"  {name:44} {speed.median:12,.1f} {unit}   ({speed.low:,.1f} to {speed.high:,.1f}){ratio}")
+        print(
+            f"  {name:44} {speed.median:12,.1f} {unit}   ({speed.low:,.1f} to "
+            f"{speed.high:,.1f}){ratio}"
+        )
 
 
 def keep(name: str, given: argparse.Namespace, speeds: Mapping[str, Speed], **more: Any) -> None:
@@ -95,8 +107,12 @@ def keep(name: str, given: argparse.Namespace, speeds: Mapping[str, Speed], **mo
         (given.json / f"{name}.json").write_text(json.dumps(more | facts, indent=1) + "\n")
 
 
-def arguments(doc: str | None, rounds: int, threads: int = os.cpu_count() or 1, **own: Any) -> argparse.Namespace:
-    """The flags that all have, and a benchmark's ``own`` with their defaults; threads are set, memory is kept."""
+def arguments(
+    doc: str | None, rounds: int, threads: int = os.cpu_count() or 1, **own: Any
+) -> argparse.Namespace:
+    """The flags that all have, and a benchmark's ``own`` with their defaults; threads are set,
+    memory is kept.
+    """
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--data", type=Path)

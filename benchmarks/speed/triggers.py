@@ -1,14 +1,19 @@
-"""Images a second of each trigger: ``python -m benchmarks.speed.triggers [--dataset NAME] [--data DIR] [--images N] [--rounds N] [--json DIR]``.
+"""Images a second of each trigger: ``python -m benchmarks.speed.triggers [--dataset NAME] [--data
+DIR] [--images N] [--rounds N] [--json DIR]``.
 
-Ours, uint8 in and out on one thread, next to the usual way, written for this comparison: a PIL image, NumPy, OpenCV or SciPy, a PIL image, one at a
-time; and to a copy of the pixels. Rounds alternate between all of them; medians. Both ways are compared with each other before they are timed.
+Ours, uint8 in and out on one thread, next to the usual way, written for this comparison: a PIL
+image, NumPy, OpenCV or SciPy, a PIL image, one at a time; and to a copy of the pixels. Rounds
+alternate between all of them; medians. Both ways are compared with each other before they are
+timed.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +25,8 @@ from backdoorbench_ext import registry
 
 from .timing import arguments, data, keep
 
-Pixels = np.ndarray  # uint8 (h, w, 3)
+# uint8 (h, w, 3)
+Pixels = np.ndarray
 
 
 def badnets(x: Pixels) -> Pixels:
@@ -30,7 +36,8 @@ def badnets(x: Pixels) -> Pixels:
 
 
 def lc(x: Pixels) -> Pixels:
-    out, board = x.copy(), np.array([[255, 0, 255], [0, 255, 0], [255, 0, 255]], np.uint8)[:, :, None]
+    out = x.copy()
+    board = np.array([[255, 0, 255], [0, 255, 0], [255, 0, 255]], np.uint8)[:, :, None]
     out[:3, :3] = out[:3, -3:] = out[-3:, :3] = out[-3:, -3:] = board
     return out
 
@@ -40,7 +47,9 @@ def rounded(x: np.ndarray) -> Pixels:
 
 
 def pattern_of(name: str, h: int, w: int) -> np.ndarray:
-    """What an additive trigger adds to mid-grey, float (h, w, 3), taken from ours: here its use is timed, not its making."""
+    """What an additive trigger adds to mid-grey, float (h, w, 3), taken from ours: here its use is
+    timed, not its making.
+    """
     grey = torch.full((1, 3, h, w), 0.5)
     change: torch.Tensor = registry.create("attacks", name).trigger(grey) - grey
     return np.asarray(change[0].permute(1, 2, 0) * 255)
@@ -76,17 +85,24 @@ def reference(name: str, h: int, w: int) -> Callable[[Pixels], Pixels]:
     if name == "bpp":
         return lambda x: rounded(np.rint(x / 255 * 7) / 7 * 255)
     if name == "blurred":
-        return lambda x: rounded(cv2.blur(badnets(x).astype(np.float32), (3, 3), borderType=cv2.BORDER_REFLECT_101))
+        return lambda x: rounded(
+            cv2.blur(badnets(x).astype(np.float32), (3, 3), borderType=cv2.BORDER_REFLECT_101)
+        )
     return {"badnets": badnets, "lc": lc}[name]
 
 
 NAMES = ("badnets", "blend", "lf", "sig", "ftrojan", "ctrl", "wanet", "bpp", "blurred", "lc")
 
 
-def measure(x: torch.Tensor, rounds: int, names: tuple[str, ...] = NAMES) -> dict[str, dict[str, float]]:
-    """Images a second, uint8 (n, 3, h, w): the copy, and for each attack ours, the usual way, and the largest difference of the two in pixel values."""
+def measure(
+    x: torch.Tensor, rounds: int, names: tuple[str, ...] = NAMES
+) -> dict[str, dict[str, float]]:
+    """Images a second, uint8 (n, 3, h, w): the copy, and for each attack ours, the usual way, and
+    the largest difference of the two in pixel values.
+    """
     h, w = x.shape[-2:]
-    images = [Image.fromarray(p) for p in x[:1000].permute(0, 2, 3, 1).numpy()]  # the usual way is timed on 1,000
+    # the usual way is timed on 1,000
+    images = [Image.fromarray(p) for p in x[:1000].permute(0, 2, 3, 1).numpy()]
     seconds: dict[str, list[float]] = {}
 
     def timed(key: str, work: Callable[[], object], n: int) -> None:
@@ -102,13 +118,22 @@ def measure(x: torch.Tensor, rounds: int, names: tuple[str, ...] = NAMES) -> dic
     for _ in range(rounds):
         timed("copy", x.clone, len(x))
         for name in names:
-            attack, one = registry.create("attacks", name), reference(name, h, w)
-            timed(name, lambda a=attack: a.stamp(x), len(x))  # type: ignore[misc]
-            timed(f"{name} usual", lambda f=one: [Image.fromarray(f(np.array(image))) for image in images], len(images))  # type: ignore[misc]
+            attack = registry.create("attacks", name)
+            one = reference(name, h, w)
+            timed(name, partial(attack.stamp, x), len(x))
+
+            def one_by_one(change: Any = one) -> list[Image.Image]:
+                return [Image.fromarray(change(np.array(image))) for image in images]
+
+            timed(f"{name} usual", one_by_one, len(images))
     speed = {key: 1 / median(values) for key, values in seconds.items()}
     table: dict[str, dict[str, float]] = {"copy": {"ours": speed["copy"]}}
     for name in names:
-        table[name] = {"ours": speed[name], "usual": speed[f"{name} usual"], "difference": differences[name]}
+        table[name] = {
+            "ours": speed[name],
+            "usual": speed[f"{name} usual"],
+            "difference": differences[name],
+        }
     return table
 
 
@@ -119,11 +144,18 @@ def main() -> None:
     table = measure(x, given.rounds)
     copy = table["copy"]["ours"]
     bandwidth = 2 * copy * x[0].numel() / 1e9
-    print(f"{given.dataset}, {len(x)} images of {x.shape[-1]}x{x.shape[-2]}, copy {copy:,.0f} images/s ({bandwidth:.1f} GB/s read and written)")
+    print(
+        f"{given.dataset}, {len(x)} images of {x.shape[-1]}x{x.shape[-2]}, copy {copy:,.0f} "
+        f"images/s ({bandwidth:.1f} GB/s read and written)"
+    )
     for name in NAMES:
         row = table[name]
-        ratio, share = row["ours"] / row["usual"], row["ours"] / copy
-        against = f"usual {row['usual']:9,.0f}   x{ratio:6.1f}   {100 * share:5.1f} % of the copy   differ by {row['difference']:.0f}"
+        ratio = row["ours"] / row["usual"]
+        share = row["ours"] / copy
+        against = (
+            f"usual {row['usual']:9,.0f}   x{ratio:6.1f}   {100 * share:5.1f} % of the copy   "
+            f"differ by {row['difference']:.0f}"
+        )
         print(f"{name:10} {row['ours']:12,.0f} images/s   {against}")
     keep("triggers", given, {}, images=len(x), rounds=given.rounds, images_per_second=table)
 
