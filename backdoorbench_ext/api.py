@@ -7,106 +7,32 @@ A method is a frozen dataclass in a file of its own; its fields are its hyper-pa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final, get_type_hints
+from typing import Any, ClassVar, TypeVar, final, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .engine import Engine
+from .engine import Engine
+from .errors import InputError
+from .images import Images, Poisoned, in_parts, rows, to_uint8
 
-AnyImages = TypeVar("AnyImages", bound="Images")
+__all__ = [
+    "Attack",
+    "Defense",
+    "Images",
+    "InputError",
+    "Method",
+    "Poisoned",
+    "Repair",
+    "labels",
+    "option",
+    "to_uint8",
+]
+
 AnyAttack = TypeVar("AnyAttack", bound="Attack")
-
-
-class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line that says what, where and
-    why.
-    """
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Labelled images on one device: ``x`` uint8 (n, 3, h, w), ``y`` int64 (n,) in [0,
-    len(classes)).
-    """
-
-    x: Tensor
-    y: Tensor
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def __getitem__(self: AnyImages, index: Tensor | slice) -> AnyImages:
-        """The images at ``index`` (bool mask, int64 or a slice); every tensor of the set is indexed
-        alike.
-        """
-        if isinstance(index, slice):
-            return self._map(lambda tensor: tensor[index])
-        places = (index.nonzero().flatten() if index.dtype == torch.bool else index).to(
-            self.y.device
-        )
-        return self._map(lambda tensor: self.pixels(places) if tensor is self.x else tensor[places])
-
-    def pixels(self, index: Tensor) -> Tensor:
-        """``x[index]`` for an int64 index, ten times as fast on a CPU as written so."""
-        rows = _rows(self.x).index_select(0, index.to(self.x.device)).view(self.x.dtype)
-        _, c, h, w = self.x.shape
-        if self.x.is_contiguous(memory_format=torch.channels_last):
-            return rows.view(len(index), h, w, c).permute(0, 3, 1, 2)
-        return rows.view(len(index), c, h, w)
-
-    def to(self: AnyImages, device: torch.device | str) -> AnyImages:
-        """On a device, in the memory layout that convolutions like."""
-        return self._map(
-            lambda tensor: (
-                tensor.to(device, memory_format=torch.channels_last)
-                if tensor.dim() == 4
-                else tensor.to(device)
-            )
-        )
-
-    def _map(self: AnyImages, change: Callable[[Tensor], Tensor]) -> AnyImages:
-        changed: dict[str, Any] = {
-            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return replace(self, **changed)
-
-
-@dataclass(frozen=True, eq=False)
-class Poisoned(Images):
-    """Images some of which carry a trigger: ``y`` is the label given, ``true`` (n,) the true one.
-
-    ``mask`` bool (n,): who is poisoned; ``cover`` bool (n,): who was changed but keeps its label,
-    to make the trigger harder to find.
-    """
-
-    true: Tensor
-    mask: Tensor
-    cover: Tensor
-
-    def observed(self) -> Images:
-        """What a defense may see: neither the mask nor the true labels."""
-        return Images(self.x, self.y, self.classes)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """Images uint8 (n, 3, h, w), an image a row, in words of eight bytes where they fit: PyTorch
-    writes them six times as fast as bytes.
-    """
-    rows = (
-        x.permute(0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else x
-    ).flatten(1)
-    return rows.view(torch.int64) if rows.shape[1] % 8 == 0 else rows
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """Float in [0, 1] -> uint8, rounded to nearest: what a PNG file would hold."""
-    return x.mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
 def option(
@@ -309,7 +235,7 @@ class Attack(Method, ABC):
         if self.takes_uint8:
             return self.trigger(x)
         # what a core's cache holds, what fills a GPU
-        return _in_parts(self.trigger, x, 64 if x.device.type == "cpu" else 8192)
+        return in_parts(self.trigger, x, 64 if x.device.type == "cpu" else 8192)
 
     @final
     def choose(
@@ -388,13 +314,13 @@ class Attack(Method, ABC):
         y = train.y.clone()
         mask = torch.zeros_like(train.y, dtype=torch.bool)
         cover = mask.clone()
-        _rows(x).index_copy_(
-            0, chosen, _rows(self.stamp(train.pixels(chosen)).contiguous(memory_format=last))
+        rows(x).index_copy_(
+            0, chosen, rows(self.stamp(train.pixels(chosen)).contiguous(memory_format=last))
         )
         y[chosen] = self.goal(train.y[chosen], target, len(train.classes))
         mask[chosen] = True
         if len(covers):
-            x[covers] = _in_parts(lambda part: self.cover(part, rng), train.pixels(covers), 1024)
+            x[covers] = in_parts(lambda part: self.cover(part, rng), train.pixels(covers), 1024)
             cover[covers] = True
         return Poisoned(x, y, train.classes, true=train.y, mask=mask, cover=cover)
 
@@ -410,18 +336,6 @@ class Attack(Method, ABC):
         return Poisoned(self.stamp(kept.x), goal, test.classes, true=kept.y, mask=mask, cover=~mask)
 
 
-def _in_parts(change: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
-    """A change of float images on uint8 images, ``size`` at a time; rounded as by ``to_uint8``."""
-    out = torch.empty_like(x)
-    with torch.no_grad():
-        for part, into in zip(x.split(size), out.split(size), strict=True):
-            # vectorised on CPUs, float to uint8 is not
-            into.copy_(
-                change(part.float().div_(255)).mul_(255).round_().clamp_(0, 255).to(torch.int16)
-            )
-    return out
-
-
 @dataclass(frozen=True)
 class Defense(Method, ABC):
     """Trains a model on a training set that may be poisoned."""
@@ -431,7 +345,7 @@ class Defense(Method, ABC):
         """The defended model: float images (n, 3, h, w) in [0, 1] -> logits (n, classes), in eval
         mode.
 
-        All training goes through ``engine.fit``, so that a killed run can go on.
+        Training loops over ``engine.steps``, or is ``engine.fit``, so that a killed run can go on.
         """
 
     @property

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from .api import Images
-from .engine import Engine, keep_memory, pick_device
+from .devices import keep_memory, pick_device
+from .engine import Engine
+from .images import Images
 from .protocols import Protocol
 
 # in a process: the barrier that all wait at before they are timed

@@ -35,8 +35,8 @@ from . import (
     tables,
     tune,
 )
-from .api import InputError
-from .engine import pick_device
+from .devices import pick_device
+from .errors import InputError, nearest
 from .progress import bars
 from .protocols import PROTOCOLS
 from .suite import Suite
@@ -163,7 +163,7 @@ def list_(
 ) -> None:
     """What there is: attacks, defenses, benchmarks, models, datasets, protocols."""
     if kind and kind not in KINDS:
-        raise registry.nearest(kind, KINDS, "kinds")
+        raise nearest(kind, KINDS, "kinds")
     found = {k: names(k) for k in ([kind] if kind else KINDS)}
     if as_json:
         print(json.dumps(found, indent=1))
@@ -193,7 +193,7 @@ def show(
 ) -> None:
     """A method's paper, options, needs and cost; a benchmark's grid and protocol."""
     if protocol not in PROTOCOLS:
-        raise registry.nearest(protocol, PROTOCOLS, "protocols")
+        raise nearest(protocol, PROTOCOLS, "protocols")
     if measure:
         _show_cost(name, protocol, device)
         return
@@ -208,7 +208,7 @@ def show(
         )
         return
     if not found and name not in PROTOCOLS:
-        raise registry.nearest(
+        raise nearest(
             name,
             [n for k in ("attacks", "defenses", "benchmarks", "protocols") for n in names(k)],
             "methods, benchmarks and protocols",
@@ -471,7 +471,7 @@ def _run(
 
 def _own_grid(dataset: str, attacks: str, defenses: str, protocol: str) -> Suite:
     if protocol not in PROTOCOLS:
-        raise registry.nearest(protocol, PROTOCOLS, "protocols")
+        raise nearest(protocol, PROTOCOLS, "protocols")
     axes = [tuple(registry.split(text)) for text in (dataset, attacks, defenses)]
     return Suite(
         "own" if protocol == "cbd" else f"own-{protocol}",
@@ -604,7 +604,7 @@ def plot(
     """
     kind, name = (kind, name) if name else ("bars", kind)
     if kind not in DRAWINGS:
-        raise registry.nearest(kind, DRAWINGS, "drawings")
+        raise nearest(kind, DRAWINGS, "drawings")
     grid, folder = _grid(name, to, scale)
     formats = form.split(",")
     for one in formats:
@@ -732,7 +732,7 @@ def defend(
     defense_result.pt where it knows the network.
     """
     if protocol not in PROTOCOLS:
-        raise registry.nearest(protocol, PROTOCOLS, "protocols")
+        raise nearest(protocol, PROTOCOLS, "protocols")
     grid = commands.defending(
         folder,
         tuple(registry.split(defense)),
@@ -818,7 +818,7 @@ def doctor() -> None:
     """What this installation can do: versions, devices, precision, threads, and what is broken."""
     import torch
 
-    from .engine import has_bf16
+    from .devices import has_bf16
 
     device = pick_device()
     facts = records.surroundings(device)

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .api import Defense, Images
-from .engine import Engine
+from .api import Defense
+from .engine import Engine, Step
+from .images import Images
 from .models import Net
-from .protocols import Protocol
-from .semisupervised import MixMatch
+from .protocols import Protocol, Recipe
 
 
 class Stopwatch(Engine):
@@ -40,47 +40,55 @@ class Stopwatch(Engine):
     ) -> None:
         super().__init__(rules, train, reserve, device=device)
         self.stages: dict[str, float] = {}
-        self.steps = steps
+        self.few = steps
         self.rounds = rounds
         self.per_epoch = max(1, len(train) // rules.recipe.batch_size)
-        self._plain = self.new_model()
-        super().fit(self._plain, train, name="plain", steps=2)
+        self._plain = Engine(rules, train, device=device)
+        self._net = self.new_model()
+        self._plain.fit(self._net, train, steps=2)
 
     def plain(self) -> float:
         """Seconds of a plain step, just now."""
         with torch.enable_grad():
-            return self._timed(self._plain, self._train, self.steps)
+            start = time.perf_counter()
+            self._plain.fit(self._net, self._train, steps=self.few)
+            return (time.perf_counter() - start) / self.few
 
-    def _timed(self, net: nn.Module, images: Images, steps: int, **more: Any) -> float:
-        start = time.perf_counter()
-        super().fit(net, images, name="timed", steps=steps, **more)
-        return (time.perf_counter() - start) / steps
-
-    def fit(
+    def steps(
         self,
-        net: nn.Module,
-        images: Images,
+        name: str,
+        images: Images | None = None,
         *,
-        name: str = "train",
         epochs: int | None = None,
         steps: int | None = None,
+        per_epoch: int | None = None,
+        recipe: Recipe | None = None,
         **more: Any,
-    ) -> nn.Module:
-        recipe = more.get("recipe") or self.rules.recipe
-        total = steps or (epochs or recipe.epochs) * max(1, len(images) // recipe.batch_size)
+    ) -> Iterator[Step]:
+        recipe = recipe or self.rules.recipe
+        an_epoch = per_epoch or max(1, len(images or ()) // recipe.batch_size)
+        total = steps or (epochs or recipe.epochs) * an_epoch
+        few = min(self.few, total)
+        taken = 2 + self.rounds * few
         before = self.stages.get("passes", 0.0)
-        super().fit(net, images, name=name, steps=2, **more)
-        passes = self.stages.get("passes", 0.0) - before
-        for part in more.get("beside", ()):
-            # the first round's split stands for all
-            if isinstance(part, MixMatch):
-                self.stages["passes"] = before + passes * total / part.length
-        ratios = [
-            self._timed(net, images, min(self.steps, total), **more) / self.plain()
-            for _ in range(self.rounds)
-        ]
+        ratios = []
+        start = 0.0
+        given: Any = {"steps": taken, "per_epoch": per_epoch, "recipe": recipe, **more}
+        for step in super().steps(name, images, **given):
+            # two steps warm up
+            if step.done >= 2 and (step.done - 2) % few == 0:
+                start = time.perf_counter()
+            yield step
+            if step.done >= 2 and (step.done - 1) % few == 0:
+                if step.loss is not None:
+                    # which waits for the device
+                    float(step.loss.detach())
+                ratios.append((time.perf_counter() - start) / few / self.plain())
+        if images is None:
+            # a loop with data of its own looks at all of them when an epoch begins
+            passes = (self.stages.get("passes", 0.0) - before) / -(-taken // an_epoch)
+            self.stages["passes"] = before + passes * total / an_epoch
         self.stages[name] = self.stages.get(name, 0.0) + total * median(ratios) / self.per_epoch
-        return net.eval()
 
     def victim(self) -> Net:
         self.stages["victim"] = float(self.rules.recipe.epochs)

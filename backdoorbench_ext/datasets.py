@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from .api import Images, InputError, to_uint8
-from .registry import nearest, parse
+from .errors import InputError, nearest
+from .images import Images, to_uint8
+from .registry import parse
 
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
 DOWNLOADS = {

@@ -1,27 +1,29 @@
-"""The one training loop and the one evaluation; device, precision, augmentation, checkpoints and
-randomness live here.
-"""
+"""Every training loop and the one evaluation; precision, saved state and chance live here."""
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import io
+import itertools
 import json
-import sys
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .api import Images, InputError, Poisoned
+from .augmentation import augment
+from .devices import has_bf16
+from .errors import InputError
 from .files import once, write_whole
+from .images import Images, Poisoned
 from .models import Net
 from .protocols import Protocol as Rules
 from .protocols import Recipe
@@ -32,13 +34,12 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 # (what, how many done, how many in all)
 Progress = Callable[[str, int, int], None]
 
-
 # the share of a training's time that may go into saving its state
 SAVING = 0.05
 
 
 class Stateful(Protocol):
-    """A module or an optimizer that a loss trains beside the network."""
+    """What a loop changes and a killed run must find again: a module, an optimizer."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
@@ -53,100 +54,11 @@ def cross_entropy(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(net(x), y)
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """``auto`` is the GPU if there is one.
-
-    Raises:
-        InputError: no such device here.
-    """
-    try:
-        device = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-        )
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes bf16 faster than float32 (docs/speed.md): of CPUs those with AMX,
-    and AMD's with AVX-512's bf16.
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # from PyTorch 2.11 on
-    can: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    amd = bool(can.get("avx512_bf16")) and can.get("cpu_name", "").startswith("AMD")
-    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or amd)
-
-
-def keep_memory() -> None:
-    """Have glibc keep what is freed, instead of giving it back and getting it again page by page:
-    large tensors on a CPU are made several times as fast.
-    """
-    # musl has none
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
-        for option, size in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28)):
-            mallopt(option, size)
-
-
 def seed_of(*parts: Any) -> int:
     """A seed that depends on every part, and on nothing else."""
     return int.from_bytes(
         hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()[:6], "big"
     )
-
-
-def augment(x: Tensor, rules: Rules, rng: torch.Generator) -> Tensor:
-    """Random crop, flip and cutout with parameters of its own for every image: uint8 (n, c, h, w)
-    -> the same, a copy.
-
-    The parameters are drawn on the CPU from ``rng``, so that every device sees the same
-    augmentations, and sent without waiting for what a GPU is at.
-    """
-    n, c, h, w = x.shape
-    pixels = x.permute(0, 2, 3, 1).contiguous()
-    # pixel by pixel: rows and columns are runs of bytes
-    rows = torch.arange(h, device=x.device).expand(n, h)
-    cols = torch.arange(w, device=x.device).expand(n, w)
-    if pad := rules.crop:
-        down, right = torch.randint(2 * pad + 1, (2, n, 1), generator=rng).to(
-            x.device, non_blocking=True
-        )
-        pixels = F.pad(pixels, (0, 0, pad, pad, pad, pad))
-        rows = rows + down
-    if rules.flip:
-        flipped = (torch.rand(n, generator=rng) < 0.5).to(x.device, non_blocking=True)
-        cols = torch.where(flipped[:, None], w - 1 - cols, cols)
-    if pad:
-        cols = cols + right
-    high, wide = pixels.shape[1:3]
-    if pad:
-        lines = (rows + high * torch.arange(n, device=x.device)[:, None]).flatten()
-        pixels = pixels.view(n * high, wide * c).index_select(0, lines).view(n, h, wide * c)
-    if pad or rules.flip:
-        runs = (cols[:, :, None] * c + torch.arange(c, device=x.device)).view(n, 1, w * c)
-        pixels = pixels.view(n, h, wide * c).gather(2, runs.expand(n, h, w * c)).view(n, h, w, c)
-    if side := rules.cutout:
-        top = (
-            torch.stack(
-                (torch.randint(h, (n,), generator=rng), torch.randint(w, (n,), generator=rng))
-            )
-            - side // 2
-        )
-        down, right = top.to(x.device, non_blocking=True)
-        reach = torch.arange(side, device=x.device)
-        rows = (down[:, None] + reach).clamp(0, h - 1)
-        # clamped into the hole: its centre is in the image
-        cols = (right[:, None] + reach).clamp(0, w - 1)
-        pixels = pixels if pad or rules.flip else pixels.clone()
-        pixels[
-            torch.arange(n, device=x.device)[:, None, None], rows[:, :, None], cols[:, None, :]
-        ] = 0
-    return pixels.permute(0, 3, 1, 2)
 
 
 def check_per_class(held: list[int], n: int, classes: tuple[str, ...], rules: Rules) -> None:
@@ -187,6 +99,95 @@ class Audit:
     seen: Mapping[str, Images]
     test: Images
     triggered: Poisoned
+
+
+@dataclass(eq=False)
+class Step:
+    """One step of a training loop.
+
+    Args:
+        x: the batch, float (n, 3, h, w) in [0, 1]; empty where the loop has data of its own.
+        y: its labels, int64 (n,).
+        done: steps taken before this one, of ``total``.
+        per_epoch: steps an epoch.
+        loss: what the body sets, a scalar, for the curve; None for none.
+    """
+
+    x: Tensor
+    y: Tensor
+    done: int
+    total: int
+    per_epoch: int
+    loss: Tensor | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the step belongs to, from 0."""
+        return self.done // self.per_epoch
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the first of its epoch."""
+        return self.done % self.per_epoch == 0
+
+    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor | None = None) -> None:
+        """Take a step of the optimizer down ``loss``, the one that was set unless told."""
+        loss = self.loss if loss is None else loss
+        assert loss is not None, "set step.loss first"
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    def follow(
+        self,
+        optimizer: torch.optim.Optimizer,
+        weights: Sequence[nn.Parameter],
+        slopes: Sequence[Tensor],
+    ) -> None:
+        """Take a step of the optimizer along slopes of one's own, one a weight of the same shape.
+
+        They are laid out in memory as the weights are: fused optimizers count on it, unasked.
+        """
+        for weight, slope in zip(weights, slopes, strict=True):
+            weight.grad = torch.empty_like(weight).copy_(slope)
+        optimizer.step()
+
+
+class _Epoch:
+    """What adds up over an epoch; the losses stay on the device, which nobody waits for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.start = time.perf_counter()
+        self.sum = torch.zeros((), device=device)
+        self.losses = 0
+        self.images = 0
+
+    def add(self, step: Step, images: int) -> None:
+        self.images += images
+        if step.loss is not None:
+            self.sum += step.loss.detach()
+            self.losses += 1
+
+    def mean(self) -> float | None:
+        return float(self.sum) / self.losses if self.losses else None
+
+
+def _made(recipe: Recipe, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of a recipe."""
+    decay = recipe.weight_decay
+    if recipe.optimizer == "adadelta":
+        return torch.optim.Adadelta(trained, recipe.lr, weight_decay=decay)
+    if recipe.optimizer in ("adam", "adamw"):
+        kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        return kind(trained, recipe.lr, weight_decay=decay, fused=True)
+    return torch.optim.SGD(
+        trained,
+        recipe.lr,
+        recipe.momentum,
+        weight_decay=decay,
+        nesterov=recipe.nesterov,
+        fused=True,
+    )
 
 
 class Engine:
@@ -238,6 +239,7 @@ class Engine:
         self._victim = victim
         self.compile = compile
         self._audit = audit
+        self._recipes: WeakKeyDictionary[Any, Recipe] = WeakKeyDictionary()
         # when the state was last saved, and the seconds that it took
         self._saved = (0.0, 0.0)
         self._moments: tuple[Tensor, Tensor] | None = None
@@ -432,9 +434,92 @@ class Engine:
         """
         return self.to_float(augment(x, self.rules, self.rng))
 
+    def optimizer(self, net: nn.Module, recipe: Recipe | None = None) -> torch.optim.Optimizer:
+        """The recipe's optimizer, the protocol's unless told, of the parameters with gradients.
+
+        ``steps`` sets its learning rate by the recipe's schedule where it is among the ``keep``.
+        """
+        recipe = recipe or self.rules.recipe
+        optimizer = _made(recipe, [p for p in net.parameters() if p.requires_grad])
+        self._recipes[optimizer] = recipe
+        return optimizer
+
+    def steps(
+        self,
+        name: str,
+        images: Images | None = None,
+        *,
+        keep: Sequence[Stateful],
+        epochs: int | None = None,
+        steps: int | None = None,
+        per_epoch: int | None = None,
+        recipe: Recipe | None = None,
+        answers: Callable[[Tensor], nn.Module] | None = None,
+        augmented: bool = True,
+    ) -> Iterator[Step]:
+        """The steps of a training loop; what they do is up to the loop's body.
+
+        The machinery restores a killed run, times, checks the losses, logs, audits and saves. Let a
+        loop run to its end: one that is left early keeps neither its curve nor its state.
+
+        Args:
+            name: what the progress bar and the curve of the loss are called.
+            images: a step gets a batch of them; None where the body has data of its own.
+            keep: the trained network first, then all else that the loop changes: modules,
+                optimizers, anything with ``state_dict`` and ``load_state_dict``. The network is put
+                in training mode when the loop begins, in evaluation mode when it ends.
+            epochs: length, the recipe's unless told; ``steps`` counts it in batches instead.
+            per_epoch: steps an epoch, needed without ``images``.
+            recipe: gives the batch size and the length; the protocol's unless told.
+            answers: the network that an audit measures in place of the first kept one, where that
+                is not what will answer in the end; given 100 clean test images, float (n, 3, h, w).
+            augmented: by the protocol's rules; otherwise images are taken as they are.
+
+        Raises:
+            Diverged: the mean of an epoch's losses is not finite.
+        """
+        recipe = recipe or self.rules.recipe
+        if per_epoch is None:
+            assert images is not None, "per_epoch is needed where no images are given"
+            per_epoch = max(1, len(images) // recipe.batch_size)
+        total = steps or (epochs or recipe.epochs) * per_epoch
+        scheduled: list[tuple[Any, Recipe]] = [
+            (part, self._recipes[part]) for part in keep if part in self._recipes
+        ]
+        file = self._state / f"{self._stage}-{name}.pt" if self._state else None
+        self._stage += 1
+        done = self._restore(file, keep)
+        net = keep[0]
+        assert isinstance(net, nn.Module), "the network comes first"
+        net.train()
+        while done < total:
+            epoch = _Epoch(self.device)
+            for x, y in self._passes(images, recipe, per_epoch, augmented):
+                for optimizer, own in scheduled:
+                    for group in optimizer.param_groups:
+                        group["lr"] = own.lr_at(done / total)
+                step = Step(x, y, done, total, per_epoch)
+                yield step
+                done += 1
+                epoch.add(step, images=len(y) or recipe.batch_size)
+                if done == total:
+                    break
+            self._close(epoch, name, -(-done // per_epoch), recipe)
+            self._audit_epoch(name, net, answers)
+            if file and (done >= total or self._time_to_save()):
+                self._save(file, keep, done)
+            if self._progress:
+                self._progress(f"{name}, epochs", -(-done // per_epoch), -(-total // per_epoch))
+        net.eval()
+
+    def draw(self, images: Images, n: int) -> Tensor:
+        """Places of ``n`` of the images at random, with replacement: int64 (n,)."""
+        places = torch.randint(len(images), (n,), generator=self.rng)
+        return places.to(images.y.device, non_blocking=True)
+
     def fit(
         self,
-        net: nn.Module,
+        net: AnyModule,
         images: Images,
         *,
         name: str = "train",
@@ -442,87 +527,70 @@ class Engine:
         steps: int | None = None,
         loss: Loss = cross_entropy,
         recipe: Recipe | None = None,
-        beside: tuple[Stateful, ...] = (),
         answers: Callable[[Tensor], nn.Module] | None = None,
         augmented: bool = True,
-    ) -> nn.Module:
-        """Train ``net`` in place and return it in eval mode.
+    ) -> AnyModule:
+        """Train ``net`` in place and return it in eval mode: a loop over ``steps`` in short.
 
         Args:
-            name: what the progress bar and the curve of the loss are called.
-            epochs: length, the recipe's unless told; ``steps`` counts it in batches instead.
             loss: what is minimised, (net, x, y) -> scalar.
-            recipe: the protocol's unless told.
-            beside: modules and optimizers that ``loss`` trains itself, saved and restored with the
-                net.
-            answers: the network that an audit measures in place of ``net``, where that is not what
-                will answer in the end; given 100 clean test images, float (n, 3, h, w).
-            augmented: by the protocol's rules; otherwise images are taken as they are.
 
-        Raises:
-            Diverged: the loss was not finite.
+        The others are those of ``steps``.
         """
-        recipe = recipe or self.rules.recipe
-        per_epoch = max(1, len(images) // recipe.batch_size)
-        total = steps or (epochs or recipe.epochs) * per_epoch
-        optimizer = self._optimizer(net, recipe)
-        parts: tuple[Stateful, ...] = (net, optimizer, *beside)
-        file = self._state / f"{self._stage}-{name}.pt" if self._state else None
-        self._stage += 1
-        done = self._restore(file, parts)
-        net.train()
-        forward: Any = (
-            torch.compile(net, mode=self.compile) if self.compile and loss is cross_entropy else net
-        )
-        while done < total:
-            start = time.perf_counter()
-            sum_of_losses = torch.zeros((), device=self.device)
-            before = done
-            for x, y in self.batches(images, recipe.batch_size, augmented=augmented):
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.lr_at(done / total)
-                optimizer.zero_grad(set_to_none=True)
-                with self.autocast():
-                    value = loss(forward, x, y)
-                value.backward()
-                optimizer.step()
-                sum_of_losses += value.detach()
-                done += 1
-                self.log_book.images += len(y)
-                if done == total:
-                    break
-            mean = float(sum_of_losses) / (done - before)
-            if not torch.isfinite(torch.tensor(mean)):
-                epoch = -(-done // per_epoch)
-                where = f"stage {name!r}, epoch {epoch} ({recipe.optimizer}, lr {recipe.lr:g})"
+        optimizer = self.optimizer(net, recipe)
+        compiled = self.compile and loss is cross_entropy
+        forward: Any = torch.compile(net, mode=self.compile) if compiled else net
+        for step in self.steps(
+            name,
+            images,
+            keep=(net, optimizer),
+            epochs=epochs,
+            steps=steps,
+            recipe=recipe,
+            answers=answers,
+            augmented=augmented,
+        ):
+            with self.autocast():
+                step.loss = loss(forward, step.x, step.y)
+            step.descend(optimizer)
+        return net
+
+    def _passes(
+        self, images: Images | None, recipe: Recipe, per_epoch: int, augmented: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch, empty ones where the loop has data of its own."""
+        if images is not None:
+            return self.batches(images, recipe.batch_size, augmented=augmented)
+        return itertools.repeat((torch.empty(0), torch.empty(0, dtype=torch.int64)), per_epoch)
+
+    def _close(self, epoch: _Epoch, name: str, number: int, recipe: Recipe) -> None:
+        """Log an epoch that has ended."""
+        mean = epoch.mean()
+        if mean is not None:
+            if not math.isfinite(mean):
+                where = f"stage {name!r}, epoch {number} ({recipe.optimizer}, lr {recipe.lr:g})"
                 raise Diverged(
                     f"the loss is not finite in {where}: the training diverged and the cell has no "
                     "result"
                 )
             self.log(**{f"{name} loss": mean})
-            self.log_book.seconds[name] = (
-                self.log_book.seconds.get(name, 0.0) + time.perf_counter() - start
-            )
-            if self._audit and (
-                answers
-                or (
-                    isinstance(net, Net)
-                    and net.backbone.get_classifier().out_features == len(self.classes)
-                )
-            ):
-                self._look(
-                    self._audit,
-                    name,
-                    answers(self.to_float(self._audit.test.x[:100])) if answers else net,
-                )
-                net.train()
-            if file and (
-                done >= total or time.perf_counter() - self._saved[0] >= self._saved[1] / SAVING
-            ):
-                self._save(file, parts, done)
-            if self._progress:
-                self._progress(f"{name}, epochs", -(-done // per_epoch), -(-total // per_epoch))
-        return net.eval()
+        seconds = time.perf_counter() - epoch.start
+        self.log_book.seconds[name] = self.log_book.seconds.get(name, 0.0) + seconds
+        self.log_book.images += epoch.images
+
+    def _audit_epoch(
+        self, name: str, net: nn.Module, answers: Callable[[Tensor], nn.Module] | None
+    ) -> None:
+        """With an audit, log what the network, or what answers in its place, makes of images."""
+        if self._audit is None:
+            return
+        if answers:
+            self._look(self._audit, name, answers(self.to_float(self._audit.test.x[:100])))
+        elif isinstance(net, Net):
+            if net.backbone.get_classifier().out_features != len(self.classes):
+                return
+            self._look(self._audit, name, net)
+        net.train()
 
     def _look(self, audit: Audit, name: str, net: nn.Module) -> None:
         for seen, own in audit.seen.items():
@@ -652,23 +720,11 @@ class Engine:
                 }
         return kept
 
-    def _optimizer(self, net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-        trained = [p for p in net.parameters() if p.requires_grad]
-        if recipe.optimizer == "adadelta":
-            return torch.optim.Adadelta(trained, recipe.lr, weight_decay=recipe.weight_decay)
-        if recipe.optimizer in ("adam", "adamw"):
-            kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-            return kind(trained, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-        return torch.optim.SGD(
-            trained,
-            recipe.lr,
-            recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.nesterov,
-            fused=True,
-        )
+    def _time_to_save(self) -> bool:
+        since, cost = self._saved
+        return time.perf_counter() - since >= cost / SAVING
 
-    def _save(self, file: Path, parts: tuple[Stateful, ...], done: int) -> None:
+    def _save(self, file: Path, parts: Sequence[Stateful], done: int) -> None:
         begun = time.perf_counter()
         random = {"data": self.rng.get_state(), "cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -686,7 +742,7 @@ class Engine:
         write_whole(file, buffer.getvalue())
         self._saved = time.perf_counter(), time.perf_counter() - begun
 
-    def _restore(self, file: Path | None, parts: tuple[Stateful, ...]) -> int:
+    def _restore(self, file: Path | None, parts: Sequence[Stateful]) -> int:
         """Take up a saved state, if there is one: the number of steps done."""
         if file is None or not file.exists():
             return 0

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 from . import records, runner
-from .api import Images, InputError, Poisoned
-from .engine import Progress, pick_device
+from .devices import pick_device
+from .engine import Progress
+from .errors import InputError
 from .files import write_whole
+from .images import Images, Poisoned
 from .suite import Cell
 
 FORMATS = ("png", "npz")

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from .api import InputError
+from .errors import InputError
 
 
 def write_whole(path: Path, data: bytes) -> None:

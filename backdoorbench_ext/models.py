@@ -23,8 +23,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import Block, init_weights_vit_timm
 from torch import Tensor, nn
 
-from .api import InputError
-from .registry import nearest
+from .errors import InputError, nearest
 
 OURS = ("cnn5", "wrn16_1", "wrn40_1", "t2t_vit_14", "resnet18_cifar", "preactresnet18")
 

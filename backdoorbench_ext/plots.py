@@ -21,8 +21,9 @@ from matplotlib.patches import Patch
 from safetensors.torch import load
 from torch import Tensor
 
-from .api import Images, InputError
+from .errors import InputError
 from .frequency import dct2
+from .images import Images
 from .records import METRICS, Record
 from .suite import Suite
 from .tables import ARROWS, frame, heads, labels, letters, present, title

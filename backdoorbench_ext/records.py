@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .api import InputError
+from .errors import InputError
 from .files import write_whole
 
 FORMAT = 1

@@ -8,21 +8,21 @@ file, which is what ``--plugin FILE`` does.
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .api import Attack, Defense, InputError, Method
+from .api import Attack, Defense, Method
+from .errors import InputError, nearest
 
 BASES: dict[str, type[Method]] = {"attacks": Attack, "defenses": Defense}
 # attacks of other toolboxes: "record:FOLDER"
@@ -59,14 +59,6 @@ def modules(kind: str) -> dict[str, str]:
             ).items()
         )
     )
-
-
-def nearest(name: str, known: Iterable[str], kind: str) -> InputError:
-    """The error for an unknown name: the near match and the list."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return InputError(f"no {name!r} among the {kind}.{hint} Known: {', '.join(known)}")
 
 
 def module(kind: str, name: str) -> ModuleType:

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from . import __version__, plots, tables
-from .api import InputError
+from .errors import InputError
 from .files import write_whole
 from .records import METRICS, Record, precision
 from .suite import Suite

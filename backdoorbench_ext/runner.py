@@ -25,10 +25,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from . import datasets, models, plots, records, registry
-from .api import Attack, Defense, Images, InputError, Poisoned
-from .engine import Audit, Engine, check_per_class, has_bf16, keep_memory, pick_device, seed_of
+from .api import Attack, Defense
+from .devices import has_bf16, keep_memory, pick_device
+from .engine import Audit, Engine, check_per_class, seed_of
 from .engine import Progress as Report
+from .errors import InputError
 from .files import once, write_whole
+from .images import Images, Poisoned
 from .progress import bars
 from .protocols import Protocol
 from .suite import Cell, Suite, digest

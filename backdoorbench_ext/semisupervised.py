@@ -4,15 +4,15 @@ the defenses that split their data.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .api import Images
 from .engine import Engine
+from .images import Images
+
+# of MixMatch's images without labels, at the end of its rise from 0, as DBD and ASD have it
+WEIGHT = 15.0
 
 
 def symmetric_cross_entropy(
@@ -49,92 +49,39 @@ def mix(x: Tensor, targets: Tensor, share: Tensor, order: Tensor) -> tuple[Tenso
     return torch.lerp(x[order], x, share), torch.lerp(targets[order], targets, share)
 
 
-class MixMatch:
-    """The loss of MixMatch on a labelled and an unlabelled part, both drawn here; give it to
-    ``engine.fit``, which counts its steps, and to its ``beside``.
+def mixmatch(
+    engine: Engine,
+    net: nn.Module,
+    labelled: Images,
+    unlabelled: Images,
+    *,
+    weight: float,
+    temperature: float = 0.5,
+    alpha: float = 0.75,
+) -> Tensor:
+    """The loss of MixMatch on a batch of each part, drawn here; scalar.
 
     Berthelot et al. 2019, https://arxiv.org/abs/1905.02249. Labels of the unlabelled part are
     guessed: the sharpened mean prediction for two augmentations of an image.
 
     Args:
-        images: both parts.
-        trust: says before every round of ``length`` steps, given its number, which labels count:
-            bool (n,).
+        weight: of the unlabelled part's squared error.
         temperature: of the sharpening.
         alpha: both parameters of the Beta distribution that mixing draws its share from.
-        weight: of the unlabelled part's squared error; ``ramp`` steps bring it up from 0.
     """
-
-    def __init__(
-        self,
-        engine: Engine,
-        images: Images,
-        trust: Callable[[int], Tensor],
-        *,
-        length: int,
-        temperature: float = 0.5,
-        alpha: float = 0.75,
-        weight: float = 15.0,
-        ramp: int = 0,
-    ) -> None:
-        self.engine = engine
-        self.images = images
-        self.trust = trust
-        self.length = length
-        self.temperature = temperature
-        self.alpha = alpha
-        self.weight = weight
-        self.ramp = ramp
-        self.steps = 0
-        self.trusted: Tensor | None = None
-        self.parts: tuple[Images, Images] | None = None
-
-    def split(self, net: nn.Module) -> tuple[Images, Images]:
-        """The labelled and the unlabelled images of this step's round."""
-        if self.steps % self.length == 0:
-            self.trusted = self.trust(self.steps // self.length)
-            self.parts = None
-            net.train()
-        if self.parts is None:
-            assert self.trusted is not None
-            self.parts = self.images[self.trusted], self.images[~self.trusted]
-        return self.parts
-
-    def draw(self, images: Images, n: int) -> Tensor:
-        return torch.randint(len(images), (n,), generator=self.engine.rng).to(
-            images.y.device, non_blocking=True
-        )
-
-    def __call__(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        labelled, unlabelled = self.split(net)
-        engine = self.engine
-        n = len(x)
-        classes = len(labelled.classes)
-        mine = self.draw(labelled, n)
-        other = self.draw(unlabelled, n)
-        known = engine.view(labelled.pixels(mine))
-        views = [engine.view(unlabelled.pixels(other)) for _ in range(2)]
-        with torch.no_grad():
-            guess = sharpen(
-                sum(net(view).float().softmax(1) for view in views) / 2, self.temperature
-            )
-        targets = torch.cat((F.one_hot(labelled.y[mine], classes).to(guess), guess, guess))
-        share = torch.distributions.Beta(self.alpha, self.alpha).sample()
-        order = torch.randperm(3 * n, generator=engine.rng).to(known.device, non_blocking=True)
-        images, targets = mix(
-            torch.cat((known, *views)), targets, share.to(known, non_blocking=True), order
-        )
-        logits = net(images).float()
-        self.steps += 1
-        weight = self.weight * min(1.0, self.steps / self.ramp) if self.ramp else self.weight
-        return F.cross_entropy(logits[:n], targets[:n]) + weight * F.mse_loss(
-            logits[n:].softmax(1), targets[n:]
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "trusted": self.trusted}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.steps = int(state_dict["steps"])
-        self.trusted = state_dict["trusted"]
-        self.parts = None
+    n = engine.rules.recipe.batch_size
+    classes = len(labelled.classes)
+    mine = engine.draw(labelled, n)
+    other = engine.draw(unlabelled, n)
+    known = engine.view(labelled.pixels(mine))
+    views = [engine.view(unlabelled.pixels(other)) for _ in range(2)]
+    with torch.no_grad():
+        guess = sharpen(sum(net(view).float().softmax(1) for view in views) / 2, temperature)
+    targets = torch.cat((F.one_hot(labelled.y[mine], classes).to(guess), guess, guess))
+    share = torch.distributions.Beta(alpha, alpha).sample()
+    order = torch.randperm(3 * n, generator=engine.rng).to(known.device, non_blocking=True)
+    x = torch.cat((known, *views))
+    x, targets = mix(x, targets, share.to(known, non_blocking=True), order)
+    logits = net(x).float()
+    guessed = F.mse_loss(logits[n:].softmax(1), targets[n:])
+    return F.cross_entropy(logits[:n], targets[:n]) + weight * guessed

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from . import models, registry
-from .api import Attack, Defense, InputError
+from .api import Attack, Defense
+from .errors import InputError
 from .files import write_whole
 from .protocols import Protocol, Recipe
 

@@ -14,7 +14,7 @@ from string import ascii_letters
 import pandas as pd
 
 from . import registry
-from .api import InputError
+from .errors import InputError
 from .records import METRICS, Record, precision, wilson
 from .suite import Suite
 

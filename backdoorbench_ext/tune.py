@@ -17,8 +17,9 @@ import torch
 from rich.console import Console
 
 from . import registry, runner
-from .api import InputError
-from .engine import Engine, pick_device, seed_of
+from .devices import pick_device
+from .engine import Engine, seed_of
+from .errors import InputError
 from .files import write_whole
 from .progress import bars
 from .suite import Cell, digest

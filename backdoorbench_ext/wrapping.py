@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from . import registry
-from .api import Attack, Images, InputError, option
+from .api import Attack, option
 from .engine import Engine
+from .errors import InputError
+from .images import Images
 
 
 @dataclass(frozen=True)

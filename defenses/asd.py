@@ -14,12 +14,12 @@ import copy
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backdoorbench_ext.api import Defense, Images, option
 from backdoorbench_ext.engine import Engine, seed_of
-from backdoorbench_ext.semisupervised import MixMatch, lowest, symmetric_cross_entropy
+from backdoorbench_ext.protocols import Recipe
+from backdoorbench_ext.semisupervised import WEIGHT, lowest, mixmatch, symmetric_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -55,27 +55,25 @@ class ASD(Defense):
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         seeds = engine.clean_per_class(self.seeds)
         net = engine.new_model()
+        optimizer = engine.optimizer(net, self.adam(engine, self.lr))
         rounds = self.first + self.second + self.third
-        recipe = replace(
-            engine.rules.recipe, optimizer="adam", lr=self.lr, schedule="constant", weight_decay=0.0
-        )
         whole = replace(train, x=torch.cat((train.x, seeds.x)), y=torch.cat((train.y, seeds.y)))
-        match = MixMatch(
-            engine,
-            whole,
-            lambda done: self.split(net, train, len(seeds), done, engine),
-            length=self.steps,
-            ramp=rounds * self.steps,
-        )
-        return engine.fit(
-            net,
-            train,
-            name="MixMatch",
-            steps=rounds * self.steps,
-            loss=match,
-            recipe=recipe,
-            beside=(match,),
-        )
+        loop = engine.steps("MixMatch", keep=(net, optimizer), epochs=rounds, per_epoch=self.steps)
+        for step in loop:
+            if step.first:
+                trusted = self.split(net, train, len(seeds), step.epoch, engine)
+                labelled = whole[trusted]
+                unlabelled = whole[~trusted]
+                net.train()
+            weight = WEIGHT * (step.done + 1) / step.total
+            with engine.autocast():
+                step.loss = mixmatch(engine, net, labelled, unlabelled, weight=weight)
+            step.descend(optimizer)
+        return net
+
+    def adam(self, engine: Engine, lr: float) -> Recipe:
+        rules = engine.rules.recipe
+        return replace(rules, optimizer="adam", lr=lr, schedule="constant", weight_decay=0.0)
 
     def split(self, net: nn.Module, train: Images, seeds: int, done: int, engine: Engine) -> Tensor:
         """Who is trusted in round ``done``: bool, the training images and then the seeds."""
@@ -102,16 +100,7 @@ class ASD(Defense):
             trained = list(later.parameters())
             for p in trained[: len(trained) // 2]:
                 p.requires_grad_(False)
-            recipe = replace(
-                engine.rules.recipe,
-                optimizer="adam",
-                lr=self.meta_lr,
-                schedule="constant",
-                weight_decay=0.0,
-            )
-            return own.fit(
-                later, train, epochs=1, recipe=recipe, loss=lambda n, x, y: F.cross_entropy(n(x), y)
-            )
+            return own.fit(later, train, epochs=1, recipe=self.adam(engine, self.meta_lr))
 
 
 def lowest_per_class(losses: Tensor, y: Tensor, n: int, classes: int) -> Tensor:

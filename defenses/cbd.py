@@ -75,37 +75,30 @@ class CBD(Defense):
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         assert self.beta is not None and self.adversarial is not None and self.critic_lr is not None
         released = self.variant == "release"
-        beta = self.beta
-        adversarial = self.adversarial
         biased = engine.new_model()
         recipe = replace(engine.rules.recipe, schedule=self.t1_schedule)
         engine.fit(biased, train, name="f_B", epochs=self.t1, steps=self.t1_steps, recipe=recipe)
         biased.requires_grad_(False)
         engine.probe("f_B", biased)
         clean = engine.new_model()
+        optimizer = engine.optimizer(clean)
         critic = discriminator(2 * clean.num_features, released).to(engine.device)
-        critic_step = torch.optim.Adam(critic.parameters(), self.critic_lr)
-
-        def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            r = biased.features(x)
-            z = clean.features(x)
-            shuffled = r.roll(1, 0) if released else r[torch.randperm(len(r), device=r.device)]
-            if adversarial:
-                critic_step.zero_grad(set_to_none=True)
-                (-dependence(critic, z.detach(), r, shuffled)).backward()
-                critic_step.step()
-            ce_clean = F.cross_entropy(clean.head(z), y, reduction="none")
-            w = weights(
-                F.cross_entropy(biased.head(r), y, reduction="none"),
-                ce_clean.detach(),
-                normalised=released,
-            )
-            total = (w * ce_clean).mean() + beta * z.float().square().sum(1).mean()
-            return (
-                total + adversarial * dependence(critic, z, r, shuffled) if adversarial else total
-            )
-
-        return engine.fit(clean, train, name="f_C", loss=loss, beside=(critic, critic_step))
+        critic_optimizer = torch.optim.Adam(critic.parameters(), self.critic_lr)
+        for step in engine.steps("f_C", train, keep=(clean, optimizer, critic, critic_optimizer)):
+            with engine.autocast():
+                r = biased.features(step.x)
+                z = clean.features(step.x)
+                shuffled = r.roll(1, 0) if released else r[torch.randperm(len(r), device=r.device)]
+                if self.adversarial:
+                    step.descend(critic_optimizer, -dependence(critic, z.detach(), r, shuffled))
+                ce_biased = F.cross_entropy(biased.head(r), step.y, reduction="none")
+                ce_clean = F.cross_entropy(clean.head(z), step.y, reduction="none")
+                w = weights(ce_biased, ce_clean.detach(), normalised=released)
+                step.loss = (w * ce_clean).mean() + self.beta * z.float().square().sum(1).mean()
+                if self.adversarial:
+                    step.loss = step.loss + self.adversarial * dependence(critic, z, r, shuffled)
+            step.descend(optimizer)
+        return clean
 
 
 def weights(ce_biased: Tensor, ce_clean: Tensor, normalised: bool = False) -> Tensor:

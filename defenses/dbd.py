@@ -18,7 +18,8 @@ from backdoorbench_ext.api import Defense, Images, option
 from backdoorbench_ext.contrastive import nt_xent, simclr_view
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.models import Net
-from backdoorbench_ext.semisupervised import MixMatch, lowest, symmetric_cross_entropy
+from backdoorbench_ext.protocols import Recipe
+from backdoorbench_ext.semisupervised import WEIGHT, lowest, mixmatch, symmetric_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -58,66 +59,71 @@ class DBD(Defense):
         super().__post_init__()
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
-        released = self.variant == "release"
         net = engine.new_model()
+        self.learn_features(net, train, engine)
+        rules = engine.rules.recipe
+        adam = replace(rules, optimizer="adam", lr=self.lr, schedule="constant", weight_decay=0.0)
+        self.learn_classes(net, train, engine, adam)
+        optimizer = engine.optimizer(net, adam)
+        if self.variant == "paper":
+            labelled, unlabelled = self.divided(net, train, engine)
+        loop = engine.steps(
+            "MixMatch", keep=(net, optimizer), epochs=self.rounds, per_epoch=self.steps
+        )
+        for step in loop:
+            if step.first and self.variant == "release":
+                labelled, unlabelled = self.divided(net, train, engine)
+                net.train()
+            weight = WEIGHT * (step.done + 1) / step.total
+            with engine.autocast():
+                step.loss = mixmatch(engine, net, labelled, unlabelled, weight=weight)
+            step.descend(optimizer)
+        return net
+
+    def learn_features(self, net: Net, train: Images, engine: Engine) -> None:
+        """Step 1: SimCLR on the images as they are, whose views it makes itself."""
         projected = engine.move(Projected(net))
-        # the label of an image is its place: views are made of raw pixels
-        raw = replace(train, y=torch.arange(len(train), device=train.y.device))
-
-        def contrast(both: nn.Module, x: Tensor, place: Tensor) -> Tensor:
-            pixels = engine.to_float(train.pixels(place))
-            return nt_xent(
-                both(torch.cat([simclr_view(pixels, engine.rng) for _ in range(2)])),
-                self.temperature,
-            )
-
-        schedule = "constant" if released else "cosine"
         recipe = replace(
             engine.rules.recipe,
             optimizer="sgd",
             lr=self.contrastive_lr,
             batch_size=self.contrastive_batch,
-            schedule=schedule,
+            schedule="constant" if self.variant == "release" else "cosine",
         )
+
+        def contrast(both: nn.Module, x: Tensor, _: Tensor) -> Tensor:
+            views = torch.cat([simclr_view(x, engine.rng) for _ in range(2)])
+            return nt_xent(both(views), self.temperature)
+
         engine.fit(
             projected,
-            raw,
+            train,
             name="SimCLR",
             epochs=self.contrastive_epochs,
             loss=contrast,
             recipe=recipe,
+            augmented=False,
         )
 
-        def frozen(head: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            with torch.no_grad():
-                z = net.train(released).features(x)
-            return symmetric_cross_entropy(head(z).float(), y).mean()
+    def learn_classes(self, net: Net, train: Images, engine: Engine, recipe: Recipe) -> None:
+        """Step 2: the last layer alone; in the release BatchNorm's statistics move, too."""
+        head = net.backbone.get_classifier()
+        optimizer = engine.optimizer(head, recipe)
+        loop = engine.steps(
+            "classifier", train, keep=(head, optimizer, net), epochs=self.warmup_epochs
+        )
+        for step in loop:
+            with engine.autocast():
+                with torch.no_grad():
+                    z = net.train(self.variant == "release").features(step.x)
+                step.loss = symmetric_cross_entropy(head(z).float(), step.y).mean()
+            step.descend(optimizer)
 
-        adam = replace(
-            engine.rules.recipe, optimizer="adam", lr=self.lr, schedule="constant", weight_decay=0.0
-        )
-        engine.fit(
-            net.backbone.get_classifier(),
-            train,
-            name="classifier",
-            epochs=self.warmup_epochs,
-            loss=frozen,
-            recipe=adam,
-            beside=(net,),
-        )
-        steps = self.rounds * self.steps
-
-        def easiest(_: int) -> Tensor:
-            return lowest(
-                symmetric_cross_entropy(engine.predict(net, train), train.y), self.trusted
-            )
-
-        match = MixMatch(
-            engine, train, easiest, length=self.steps if released else steps, ramp=steps
-        )
-        return engine.fit(
-            net, train, name="MixMatch", steps=steps, loss=match, recipe=adam, beside=(match,)
-        )
+    def divided(self, net: Net, train: Images, engine: Engine) -> tuple[Images, Images]:
+        """The images whose labels are trusted, and the others."""
+        losses = symmetric_cross_entropy(engine.predict(net, train), train.y)
+        trusted = lowest(losses, self.trusted)
+        return train[trusted], train[~trusted]
 
 
 class Projected(nn.Module):

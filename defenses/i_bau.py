@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backdoorbench_ext.api import Images, Repair, option
-from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.engine import Engine, Step
 
 
 @dataclass(frozen=True)
@@ -47,37 +47,34 @@ class IBAU(Repair):
         recipe = replace(
             engine.rules.recipe, optimizer="adam", lr=self.lr, schedule="constant", weight_decay=0.0
         )
+        weights = list(net.parameters())
         for round_ in range(1, self.rounds + 1):
             delta = self.perturbation(net, clean, engine)
-
-            def loss(net: nn.Module, x: Tensor, y: Tensor, delta: Tensor = delta) -> Tensor:
+            optimizer = engine.optimizer(net, recipe)
+            name = f"unlearning, round {round_}"
+            loop = engine.steps(name, clean, keep=(net, optimizer), epochs=1, augmented=False)
+            for step in loop:
+                # BatchNorm keeps its statistics
                 net.eval()
-                weights = list(net.parameters())
-                some = max(1, round(self.share * len(x)))
-
-                def inner(d: Tensor) -> Tensor:
-                    return cost(net(x + d), y, d)
-
-                def outer(d: Tensor) -> Tensor:
-                    return F.cross_entropy(net(torch.cat((x[:some] + d, x[some:]))), y)
-
-                slopes = hypergradient(inner, outer, delta, weights, self.k)
-                # its gradient is the one wanted
-                linear: Tensor = sum(
-                    ((g * w).sum() for g, w in zip(slopes, weights, strict=True)), x.new_zeros(())
-                )
-                return linear
-
-            engine.fit(
-                net,
-                clean,
-                name=f"unlearning, round {round_}",
-                epochs=1,
-                loss=loss,
-                recipe=recipe,
-                augmented=False,
-            )
+                with engine.autocast():
+                    step.loss, slopes = self.unlearn(net, step, delta, weights)
+                step.follow(optimizer, weights, slopes)
         return net
+
+    def unlearn(
+        self, net: nn.Module, step: Step, delta: Tensor, weights: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The loss under ``delta`` on a share of the batch, and its slopes by the weights."""
+        x = step.x
+        some = max(1, round(self.share * len(x)))
+
+        def inner(d: Tensor) -> Tensor:
+            return cost(net(x + d), step.y, d)
+
+        def outer(d: Tensor) -> Tensor:
+            return F.cross_entropy(net(torch.cat((x[:some] + d, x[some:]))), step.y)
+
+        return hypergradient(inner, outer, delta, weights, self.k)
 
     def perturbation(self, net: nn.Module, clean: Images, engine: Engine) -> Tensor:
         net.eval()
@@ -102,19 +99,21 @@ def hypergradient(
     weights: Sequence[Tensor],
     k: int,
     step: float = 0.1,
-) -> list[Tensor]:
-    """The gradient of ``outer`` at the delta that lowers ``inner``, with respect to the weights,
+) -> tuple[Tensor, list[Tensor]]:
+    """``outer`` at the delta that lowers ``inner``, and its gradient with respect to the weights,
     which delta follows.
 
     delta is taken as the fixed point of delta - step * grad inner; the implicit part is summed up
     in ``k`` iterations (Grazzi et al. 2020, https://arxiv.org/abs/2006.16218).
     """
     delta = delta.detach().requires_grad_()
-    direct = torch.autograd.grad(outer(delta), [delta, *weights])
+    loss = outer(delta)
+    direct = torch.autograd.grad(loss, [delta, *weights])
     (slope,) = torch.autograd.grad(inner(delta), delta, create_graph=True)
     follows = delta - step * slope
     v = direct[0]
     for _ in range(k):
         v = torch.autograd.grad(follows, delta, v, retain_graph=True)[0] + direct[0]
     implicit = torch.autograd.grad(follows, list(weights), v, allow_unused=True)
-    return [(g if i is None else g + i).detach() for g, i in zip(direct[1:], implicit, strict=True)]
+    both = zip(direct[1:], implicit, strict=True)
+    return loss.detach(), [(g if i is None else g + i).detach() for g, i in both]

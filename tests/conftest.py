@@ -10,7 +10,7 @@ import torch
 from timm.models import register_model
 
 from backdoorbench_ext import cli
-from backdoorbench_ext.api import Images
+from backdoorbench_ext.images import Images
 from backdoorbench_ext.models import PlainNet
 from backdoorbench_ext.protocols import CBD, Recipe
 

@@ -13,8 +13,9 @@ from torch import nn
 
 from backdoorbench_ext import registry
 from backdoorbench_ext.adversarial import deepfool, pgd
-from backdoorbench_ext.api import Images, InputError
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.images import Images
 
 
 def attack(text):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from backdoorbench_ext import datasets
-from backdoorbench_ext.api import InputError
+from backdoorbench_ext.errors import InputError
 
 
 def arrays(**changed):

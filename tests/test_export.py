@@ -10,8 +10,9 @@ import torch
 from conftest import RULES, here
 
 from backdoorbench_ext import datasets, export, plots, records, runner, suite
-from backdoorbench_ext.api import InputError, Poisoned
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.images import Poisoned
 from backdoorbench_ext.suite import Suite
 
 

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from conftest import RULES, make_images
 
-from backdoorbench_ext.api import InputError
 from backdoorbench_ext.contrastive import blur, jitter, nt_xent, shift_hue, simclr_view
 from backdoorbench_ext.defenses.asd import ASD, lowest_per_class
 from backdoorbench_ext.defenses.dbd import DBD
 from backdoorbench_ext.engine import Engine
-from backdoorbench_ext.semisupervised import MixMatch, mix, sharpen, symmetric_cross_entropy
+from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.semisupervised import mix, mixmatch, sharpen, symmetric_cross_entropy
 
 
 def test_symmetric_cross_entropy():
@@ -46,81 +46,46 @@ def test_mix_keeps_the_larger_share():
 
 
 def test_mixmatch_never_sees_untrusted_labels(images):
-    """Wrong labels of the unlabelled part change nothing; the weight of that part rises."""
+    """Wrong labels of the unlabelled part change nothing; its weight counts."""
     losses = []
-    for wrong in (False, True):
+    for wrong, weight in ((0, 1.0), (1, 1.0), (1, 2.0)):
         engine = Engine(RULES, images, seed=3)
-        trusted = torch.arange(64) < 32
-        y = torch.where(trusted, images.y, (images.y + wrong) % 4)
-        match = MixMatch(
-            engine,
-            type(images)(images.x, y, images.classes),
-            lambda _, trusted=trusted: trusted,
-            length=10,
-            ramp=10,
-        )
-        losses.append(float(match(engine.new_model(), torch.zeros(8, 3, 32, 32), y).detach()))
-        assert match.steps == 1 and [len(part) for part in match.parts] == [32, 32]
-    assert losses[0] == losses[1] > 0
-
-
-def test_mixmatch_asks_whom_to_trust_before_every_round(images):
-    """Also where a saved state is taken up within a round; the network trains on in whatever mode
-    the question left it.
-    """
-    engine = Engine(RULES, images, seed=3)
-    asked = []
-    net = engine.new_model()
-
-    def trust(round_):
-        asked.append(round_)
-        net.eval()
-        return torch.arange(len(images)) % 4 != round_
-
-    def step(match):
-        match(net, torch.zeros(8, 3, 32, 32), images.y)
-        assert net.training and torch.equal(match.parts[1].y, images.y[~match.trusted])
-
-    match = MixMatch(engine, images, trust, length=2)
-    for expected in ([0], [0], [0, 1]):
-        step(match)
-        assert asked == expected
-    again = MixMatch(engine, images, trust, length=2)
-    again.load_state_dict(match.state_dict())
-    step(again)
-    assert asked == [0, 1] and torch.equal(again.trusted, match.trusted)
+        labelled = images[:32]
+        other = images[32:]
+        unlabelled = type(images)(other.x, (other.y + wrong) % 4, images.classes)
+        net = engine.new_model()
+        loss = mixmatch(engine, net, labelled, unlabelled, weight=weight)
+        losses.append(float(loss.detach()))
+    assert 0 < losses[0] == losses[1] < losses[2]
 
 
 @pytest.mark.parametrize(("variant", "asks"), [("paper", 1), ("release", 3)])
 def test_dbd_ranks_once_or_every_round(variant, asks, images, monkeypatch):
     """The released code mines anew before every epoch of MixMatch, the paper filters once; trusted
-    is the half with the lowest losses.
+    is the half with the lowest losses, and the network trains on after the question.
     """
     engine = Engine(RULES, images, seed=3)
     ranked = []
-    split = MixMatch.split
+    weights = []
     right = F.one_hot(images.y, 4) * 9.0
 
     def predict(net, train):
         ranked.append(len(train))
+        net.eval()
         return right * (torch.arange(64) % 2)[:, None]
 
-    def look(self, net):
-        parts = split(self, net)
-        assert torch.equal(parts[0].x, images.x[1::2]) and torch.equal(parts[1].x, images.x[::2])
-        return parts
+    def look(engine, net, labelled, unlabelled, *, weight):
+        assert net.training
+        assert torch.equal(labelled.x, images.x[1::2]) and torch.equal(unlabelled.x, images.x[::2])
+        weights.append(weight)
+        return mixmatch(engine, net, labelled, unlabelled, weight=weight)
 
     monkeypatch.setattr(engine, "predict", predict)
-    monkeypatch.setattr(MixMatch, "split", look)
-    DBD(
-        variant=variant,
-        contrastive_epochs=1,
-        contrastive_batch=8,
-        warmup_epochs=1,
-        rounds=3,
-        steps=2,
-    ).fit(images, engine)
+    monkeypatch.setattr("backdoorbench_ext.defenses.dbd.mixmatch", look)
+    quick = {"contrastive_epochs": 1, "contrastive_batch": 8, "warmup_epochs": 1}
+    DBD(variant=variant, rounds=3, steps=2, **quick).fit(images, engine)
     assert ranked == [64] * asks
+    assert weights == pytest.approx([15 * done / 6 for done in range(1, 7)]), "it rises to 15"
 
 
 def test_nt_xent_against_loops():

@@ -11,8 +11,8 @@ import torch
 from conftest import RULES, make_images
 
 from backdoorbench_ext import registry
-from backdoorbench_ext.api import InputError
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.errors import InputError
 
 ATTACKS = registry.modules("attacks")
 DEFENSES = registry.modules("defenses")
@@ -215,13 +215,13 @@ def test_a_rate_of_its_own_has_its_optimizer(text, images, monkeypatch):
     not become Adadelta at 0.01.
     """
     seen = []
-    fit = Engine.fit
+    make = Engine.optimizer
 
-    def looked_at(self, *args, **options):
-        seen.append(options.get("recipe") or self.rules.recipe)
-        return fit(self, *args, **options)
+    def looked_at(self, net, recipe=None):
+        seen.append(recipe or self.rules.recipe)
+        return make(self, net, recipe)
 
-    monkeypatch.setattr(Engine, "fit", looked_at)
+    monkeypatch.setattr(Engine, "optimizer", looked_at)
     rules = dataclasses.replace(
         RULES, recipe=dataclasses.replace(RULES.recipe, optimizer="adadelta", lr=0.123)
     )

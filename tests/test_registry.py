@@ -5,7 +5,8 @@ import textwrap
 import pytest
 
 from backdoorbench_ext import registry
-from backdoorbench_ext.api import Attack, InputError
+from backdoorbench_ext.api import Attack
+from backdoorbench_ext.errors import InputError
 
 DEFENSE = '''
 """Label smoothing, https://arxiv.org/abs/1512.00567."""

@@ -11,7 +11,7 @@ from conftest import here
 from test_tables import RECORDS, SUITE
 
 from backdoorbench_ext import report
-from backdoorbench_ext.api import InputError
+from backdoorbench_ext.errors import InputError
 
 GRID = replace(
     SUITE,

@@ -31,9 +31,9 @@ from backdoorbench_ext import (
     tables,
     tune,
 )
-from backdoorbench_ext.api import InputError
 from backdoorbench_ext.attacks.blend import picture
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.suite import Suite
 
 SUITE = '''

@@ -13,14 +13,17 @@ from conftest import RULES, make_images
 from torch import nn
 
 from backdoorbench_ext import datasets, models, records, runner, suite
-from backdoorbench_ext.api import Attack, Images, InputError
+from backdoorbench_ext.api import Attack
 from backdoorbench_ext.attacks.badnets import BadNets
 from backdoorbench_ext.attacks.blend import Blend, picture
 from backdoorbench_ext.attacks.none import NoAttack
+from backdoorbench_ext.augmentation import augment
 from backdoorbench_ext.defenses.cbd import dependence, discriminator, weights
 from backdoorbench_ext.defenses.mcci import MCCI, MindControl, Spectrum, TwoPaths, ain
-from backdoorbench_ext.engine import Diverged, Engine, augment, seed_of
+from backdoorbench_ext.engine import Diverged, Engine, seed_of
+from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.frequency import dct2
+from backdoorbench_ext.images import Images
 from backdoorbench_ext.models import OURS, Net, parameters
 from backdoorbench_ext.protocols import BACKDOORBENCH, CBD, Recipe
 from backdoorbench_ext.protocols import MCCI as MCCI_PROTOCOL

@@ -19,7 +19,8 @@ from backdoorbench_ext.benchmarks.speed import (
     training,
     triggers,
 )
-from backdoorbench_ext.engine import Engine, has_bf16
+from backdoorbench_ext.devices import has_bf16
+from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.suite import Suite
 
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import RULES
 
 from backdoorbench_ext import plots, records, tables
-from backdoorbench_ext.api import InputError
+from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.suite import Suite
 
 SUITE = Suite(

@@ -22,11 +22,12 @@ from conftest import RULES, here, make_images
 from PIL import Image
 
 from backdoorbench_ext import models, runner
-from backdoorbench_ext.api import Images, InputError
 from backdoorbench_ext.attacks.badnets import BadNets
 from backdoorbench_ext.attacks.blend import Blend
 from backdoorbench_ext.attacks.sig import SIG
 from backdoorbench_ext.attacks.wanet import WaNet
+from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.images import Images
 from backdoorbench_ext.models import Net
 from backdoorbench_ext.suite import Suite
 from backdoorbench_ext.toolbox import attacks, commands, interface, record

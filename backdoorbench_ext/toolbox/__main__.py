@@ -4,7 +4,7 @@ cifar10``.
 
 import sys
 
-from ..api import InputError
+from ..errors import InputError
 from .interface import main
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from ..api import Attack, Images, InputError, Poisoned, option
+from ..api import Attack, option
+from ..errors import InputError, nearest
+from ..images import Images, Poisoned
 from ..models import Net
-from ..registry import nearest
 from . import record
 
 DISPATCH = {name: name for name in ("badnet", "blended", "sig", "ctrl", "ftrojann")} | {

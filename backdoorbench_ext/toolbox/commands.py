@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import datasets, models, runner
-from ..api import InputError
-from ..engine import Engine, Progress, pick_device, seed_of
+from ..devices import pick_device
+from ..engine import Engine, Progress, seed_of
+from ..errors import InputError
 from ..files import write_whole
 from ..models import Net
 from ..protocols import Protocol

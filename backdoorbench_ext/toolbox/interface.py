@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import records, registry, runner
-from ..api import Attack, InputError
+from ..api import Attack
+from ..errors import InputError, nearest
 from ..models import Net
 from ..protocols import BACKDOORBENCH
 from . import commands, record
@@ -86,7 +87,7 @@ class Registry(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in registry.modules(self.kind):
-            raise KeyError(str(registry.nearest(name, registry.modules(self.kind), self.kind)))
+            raise KeyError(str(nearest(name, registry.modules(self.kind), self.kind)))
         return self.make(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -380,7 +381,7 @@ def main(words: list[str]) -> None:
             f"{', '.join(DEFENSES)}"
         )
     if words[0] not in DEFENSES:
-        raise registry.nearest(words[0], DEFENSES, "defenses")
+        raise nearest(words[0], DEFENSES, "defenses")
     script = DEFENSES[words[0]]
     parser = argparse.ArgumentParser(
         prog=f"python -m backdoorbench_ext.toolbox {words[0]}",

@@ -24,8 +24,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
-from ..api import Images, InputError, Poisoned
+from ..errors import InputError
 from ..files import write_whole
+from ..images import Images, Poisoned
 from ..models import Net, TorchvisionNet
 
 KEYS = (

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from backdoorbench_ext import datasets, registry
-from backdoorbench_ext.api import Images, Poisoned
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.images import Images, Poisoned
 from backdoorbench_ext.models import Net
 from backdoorbench_ext.protocols import Protocol
 

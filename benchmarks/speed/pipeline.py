@@ -14,8 +14,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from backdoorbench_ext.api import Images
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.images import Images
 from backdoorbench_ext.protocols import CBD, Protocol
 
 from .timing import Speed, alternate, arguments, data, keep, show

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from backdoorbench_ext.api import Images
 from backdoorbench_ext.attacks.badnets import BadNets
+from backdoorbench_ext.images import Images
 
 from .timing import Speed, alternate, arguments, data, keep, show
 from .triggers import badnets

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from backdoorbench_ext import datasets, records
-from backdoorbench_ext.api import Images
-from backdoorbench_ext.engine import keep_memory, pick_device
+from backdoorbench_ext.devices import keep_memory, pick_device
+from backdoorbench_ext.images import Images
 
 
 @dataclass(frozen=True)

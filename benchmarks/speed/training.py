@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from backdoorbench_ext.api import Images
-from backdoorbench_ext.engine import Engine, has_bf16
+from backdoorbench_ext.devices import has_bf16
+from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.images import Images
 from backdoorbench_ext.models import Net
 from backdoorbench_ext.protocols import CBD
 

@@ -1,0 +1,53 @@
+"""Devices: which one, what it computes in, and how a CPU keeps its memory."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .errors import InputError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """``auto`` is the GPU if there is one.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used: {why}") from error
+    return device
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes bf16 faster than float32 (docs/speed.md): of CPUs those with AMX,
+    and AMD's with AVX-512's bf16.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # from PyTorch 2.11 on
+    can: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    amd = bool(can.get("avx512_bf16")) and can.get("cpu_name", "").startswith("AMD")
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or amd)
+
+
+def keep_memory() -> None:
+    """Have glibc keep what is freed, instead of giving it back and getting it again page by page:
+    large tensors on a CPU are made several times as fast.
+    """
+    # musl has none
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+        for option, size in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28)):
+            mallopt(option, size)
