@@ -9,7 +9,9 @@ gradient where PGD, which it cites, has its sign; with steps of 0.002 only the s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +27,9 @@ class AdaptiveNoise(WrappedAttack):
     """The base's trigger; in training with noise that raises the loss of a network trained on the
     poisoned set meanwhile.
     """
+
+    title: ClassVar[str] = "Adaptive noise"
+    short: ClassVar[Mapping[str, Any]] = {"epochs": 2, "m": 2}
 
     eps: float = option(8.0, "bound of the noise, on the scale of 0 to 255", low=0, high=255)
     alpha: float = option(0.002, "length of its steps, on the scale of 0 to 1", low=0, high=1)

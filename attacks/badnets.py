@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ def checkerboard(size: int) -> Tensor:
 @dataclass(frozen=True)
 class BadNets(Attack):
     """A checkerboard that is white at its corners, or a white square, in place of the pixels."""
+
+    title: ClassVar[str] = "BadNets"
 
     takes_uint8 = True
     size: int = option(3, "side of the patch in pixels", low=1)

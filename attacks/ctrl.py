@@ -11,6 +11,7 @@ images poisoned.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,8 @@ class CTRL(Attack):
     """Adds a magnitude to the coefficients (15, 15) and (31, 31) of Cr and Cb in each window of the
     orthonormal DCT, and clips.
     """
+
+    title: ClassVar[str] = "CTRL"
 
     label_mode: str = labels("clean-label")
     train_magnitude: float = option(

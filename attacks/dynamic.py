@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ class Dynamic(Attack):
     """x + (pattern(x) - x) * mask(x); the mask network is trained first, then generator and
     classifier together.
     """
+
+    short: ClassVar[Mapping[str, Any]] = {"mask_epochs": 1, "epochs": 1}
 
     mask_epochs: int = option(25, "epochs of the mask network", low=1, length=True)
     epochs: int = option(25, "epochs of generator and classifier", low=1, length=True)

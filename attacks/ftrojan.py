@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +58,8 @@ class FTrojan(Attack):
     """Adds ``magnitude`` to the coefficients (15, 15) and (31, 31) of Cr and Cb in each window of
     the orthonormal DCT, and clips.
     """
+
+    title: ClassVar[str] = "FTrojan"
 
     magnitude: float = option(
         30.0, "added to each coefficient, pixels on the scale of 0 to 255", low=0

@@ -17,6 +17,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,9 @@ class ISSBA(Attack):
     """Encoder and decoder are trained on random secrets, at first on reading the secret alone; one
     fixed secret poisons.
     """
+
+    title: ClassVar[str] = "ISSBA"
+    short: ClassVar[Mapping[str, Any]] = {"secret_epochs": 1, "epochs": 2}
 
     bits: int = option(20, "length of the secret", low=1)
     epochs: int = option(20, "epochs of encoder and decoder", low=1, length=True)

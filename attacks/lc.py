@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,9 @@ class LabelConsistent(Attack):
     """Checkerboards in all four corners; training images are first perturbed against a network
     trained on clean images.
     """
+
+    title: ClassVar[str] = "LC"
+    short: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
     label_mode: str = labels("clean-label")
     size: int = option(3, "side of each patch in pixels", low=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class LowFrequency(Attack):
     """Adds amplitude * pattern, which has no coefficient of the DCT beyond the first ``band`` a
     side and none at 0, and clips.
     """
+
+    title: ClassVar[str] = "LF"
 
     amplitude: float = option(
         16.0, "largest absolute change of a channel, on the scale of 0 to 255", low=0, high=255

@@ -5,6 +5,7 @@ classes are taken for the target.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,6 +15,8 @@ from backdoorbench_ext.api import Attack, option
 @dataclass(frozen=True)
 class NoAttack(Attack):
     """Leaves every image as it is and poisons nothing, whatever the rate."""
+
+    title: ClassVar[str] = "No attack"
 
     label_mode: str = option("none", "nothing is poisoned", choices=("none",))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from backdoorbench_ext.api import Attack, labels, option
 @dataclass(frozen=True)
 class SIG(Attack):
     """Adds delta sin(2 pi j f / w) to column j of w, and clips."""
+
+    title: ClassVar[str] = "SIG"
 
     label_mode: str = labels("clean-label")
     delta: float = option(20.0, "amplitude on the scale of 0 to 255", low=0, high=255)

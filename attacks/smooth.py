@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,8 @@ class Smooth(Attack):
     the same loss: clean images and triggered ones to the target, so that t is what the network
     takes up most easily.
     """
+
+    short: ClassVar[Mapping[str, Any]] = {"epochs": 1}
 
     eps: float = option(
         16.0, "largest absolute change of a channel, on the scale of 0 to 255", low=0, high=255

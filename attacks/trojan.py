@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ class Trojan(Attack):
     last hidden layer's neurons with the largest weights to the classes. The paper has it on an
     otherwise black image, where a neuron behind a ReLU may be dead.
     """
+
+    short: ClassVar[Mapping[str, Any]] = {"steps": 5}
 
     size: int = option(3, "side of the patch in pixels", low=1)
     margin: int = option(4, "pixels between the patch and the lower right corner", low=0)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ from backdoorbench_ext.engine import Engine
 @dataclass(frozen=True)
 class TUAP(Attack):
     """Adds the perturbation and clips; made against a network trained on clean images."""
+
+    title: ClassVar[str] = "TUAP"
+    short: ClassVar[Mapping[str, Any]] = {"p_samples": 0.5, "passes": 1, "steps": 5}
 
     eps: float = option(
         0.031, "bound of the perturbation's norm, images on the scale of 0 to 1", low=0, high=1

@@ -10,6 +10,7 @@ samples off (``noise=0``).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ class WaNet(Attack):
     """A k x k field of random directions, of mean absolute size 1, bicubically enlarged; noise
     samples are warped by a field of their own.
     """
+
+    title: ClassVar[str] = "WaNet"
 
     k: int = option(4, "control points a side; the paper has 8 for images of 224 pixels", low=2)
     s: float = option(

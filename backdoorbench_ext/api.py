@@ -72,11 +72,17 @@ def _fits(value: Any, hint: Any) -> bool:
 
 @dataclass(frozen=True)
 class Method:
-    """What attacks and defenses have in common: checked options, and a version that is raised when
-    results change.
+    """What attacks, defenses and executors have in common: checked options.
+
+    Args:
+        version: raised when the same options give other results.
+        title: in tables and pictures; if empty, the file's name, in capitals if it is a defense.
+        short: options that only shorten it, for a quick test.
     """
 
     version: ClassVar[int] = 1
+    title: ClassVar[str] = ""
+    short: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

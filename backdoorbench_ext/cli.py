@@ -2,13 +2,14 @@
 done, 1 some cell failed, 2 bad input.
 """
 
+# What a command alone needs is imported in it: PyTorch takes seconds, a typing error should not.
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import sys
-from dataclasses import MISSING, fields
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -19,29 +20,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from . import (
-    __version__,
-    beside,
-    cost,
-    datasets,
-    export,
-    models,
-    plots,
-    records,
-    registry,
-    report,
-    runner,
-    suite,
-    tables,
-    tune,
-)
-from .devices import pick_device
+from . import __version__, catalogue, metrics, records, registry, suite
 from .errors import InputError, nearest
+from .options import Options
 from .progress import bars
 from .protocols import PROTOCOLS
 from .suite import Suite
-from .toolbox import attacks as toolbox
-from .toolbox import commands
 
 app = typer.Typer(
     help=__doc__,
@@ -53,21 +37,21 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
-DRAWINGS = (*plots.DRAWINGS, "gallery", "tsne")
+DRAWINGS = (
+    "bars",
+    "heatmap",
+    "scatter",
+    "rates",
+    "losses",
+    "times",
+    "learning",
+    "gallery",
+    "tsne",
+)
 COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-KINDS = ("attacks", "defenses", "benchmarks", "models", "datasets", "protocols")
+FORMATS = ("pdf", "png", "svg")
 NAME = "a benchmark's name, a .py file that defines SUITE, or a folder of results"
-Name = Annotated[str, typer.Argument(help=NAME)]
-Out = Annotated[Path, typer.Option("--out", help="folder of the results, one folder a suite")]
-Only = Annotated[
-    str,
-    typer.Option(
-        "--only",
-        help="only the cells whose path contains this text, or each of several words: 'cifar10 "
-        "/fp/'",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="for scripts")]
+PROTOCOL = ", ".join(PROTOCOLS)
 
 
 def _register(files: list[Path]) -> list[Path]:
@@ -76,15 +60,41 @@ def _register(files: list[Path]) -> list[Path]:
     return files
 
 
+def _count(text: str) -> str:
+    if text not in ("", "auto") and not (text.isdecimal() and int(text)):
+        raise InputError(f"--jobs must be a number of at least 1, or auto, not {text!r}")
+    return text
+
+
+def _metrics(text: str) -> str:
+    for key in text.split(","):
+        metrics.get(key.strip())
+    return text
+
+
+Name = Annotated[str, typer.Argument(help=NAME)]
+Out = Annotated[Path, typer.Option("--out", help="folder of the results, one folder a suite")]
+Only = Annotated[
+    str,
+    typer.Option(
+        "--only",
+        help="only the cells whose path contains this text, or each of several words: "
+        "'cifar10 /fp/'",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="for scripts")]
 Plugins = Annotated[
     list[Path],
     typer.Option(
         "--plugin",
         callback=_register,
-        help="a .py file with an attack, a defense or a SUITE; may be given several times",
+        help="a .py file with an attack, a defense, an executor, a SUITE or a METRIC; may be given "
+        "several times",
     ),
 ]
+COUNTED = ",".join(metrics.COUNTED)
 NO_FILES: list[Path] = []
+NO_TEXTS: list[str] = []
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]
 Data = Annotated[Path | None, typer.Option(help="folder of the data sets' files")]
 Download = Annotated[
@@ -101,14 +111,6 @@ Scale = Annotated[
         "own too; makes cells of their own"
     ),
 ]
-
-
-def _count(text: str) -> str:
-    if text not in ("", "auto") and not (text.isdecimal() and int(text)):
-        raise InputError(f"--jobs must be a number of at least 1, or auto, not {text!r}")
-    return text
-
-
 Jobs = Annotated[
     str,
     typer.Option(
@@ -126,49 +128,42 @@ Model = Annotated[
         "their own",
     ),
 ]
+Metrics = Annotated[
+    str,
+    typer.Option(
+        "--metrics",
+        callback=_metrics,
+        help="the numbers to show, with commas between them: bbx list metrics",
+    ),
+]
+Protocols = Annotated[str, typer.Option("--protocol", help=f"protocol: {PROTOCOL}")]
+Seeds = Annotated[str, typer.Option(help="seeds, e.g. 0,1,2")]
 
 
-def names(kind: str) -> dict[str, str]:
-    """Every name of a kind and one line on it."""
-    if kind == "models":
-        known = {
-            name: (inspect.getdoc(getattr(models, name)) or "").splitlines()[0]
-            for name in models.OURS
-        }
-        return known | {
-            "...": "and every name of timm; with a tag (tf_efficientnet_b0.aa_in1k) from those "
-            "weights"
-        }
-    if kind == "datasets":
-        return dict.fromkeys(datasets.names(), "")
-    if kind == "protocols":
-        return {name: str(protocol) for name, protocol in PROTOCOLS.items()}
-    found = {}
-    for name in registry.modules(kind):
-        try:
-            found[name] = (inspect.getdoc(registry.module(kind, name)) or "").partition("\n")[0]
-        # one broken plugin must not hide the others
-        except InputError as error:
-            found[name] = f"broken: {error}"
-    return found | (toolbox.names() if kind == "attacks" else {})
+def _say(text: str, console: Console = err) -> None:
+    """A line as it is, however long."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("list")
 def list_(
     kind: Annotated[
-        str, typer.Argument(help="one of " + ", ".join(KINDS) + "; all of them if not given")
+        str,
+        typer.Argument(help=f"one of {', '.join(catalogue.KINDS)}; all of them if not given"),
     ] = "",
     plugin: Plugins = NO_FILES,
     as_json: AsJson = False,
 ) -> None:
-    """What there is: attacks, defenses, benchmarks, models, datasets, protocols."""
-    if kind and kind not in KINDS:
-        raise nearest(kind, KINDS, "kinds")
-    found = {k: names(k) for k in ([kind] if kind else KINDS)}
+    """What there is: attacks, defenses, benchmarks, models, datasets, protocols, metrics,
+    executors.
+    """
+    if kind and kind not in catalogue.KINDS:
+        raise nearest(kind, catalogue.KINDS, "kinds")
+    there = {k: catalogue.names(k) for k in ([kind] if kind else catalogue.KINDS)}
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(there, indent=1))
         return
-    for k, entries in found.items():
+    for k, entries in there.items():
         table = Table(
             title=k, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 2)
         )
@@ -184,115 +179,27 @@ def show(
         bool,
         typer.Option(
             "--cost",
-            help="time a few steps of each stage of a defense here, against plain training",
+            help="time a few steps of each stage of a defense, against plain training",
         ),
     ] = False,
-    protocol: Annotated[str, typer.Option(help="of --cost: " + ", ".join(PROTOCOLS))] = "cbd",
+    protocol: Annotated[str, typer.Option(help=f"of --cost: {PROTOCOL}")] = "cbd",
     device: Device = "auto",
     plugin: Plugins = NO_FILES,
 ) -> None:
     """A method's paper, options, needs and cost; a benchmark's grid and protocol."""
-    if protocol not in PROTOCOLS:
-        raise nearest(protocol, PROTOCOLS, "protocols")
+    from . import showing
+
+    rules = _protocol(protocol)
     if measure:
-        _show_cost(name, protocol, device)
-        return
-    found = [
-        kind for kind in ("attacks", "defenses", "benchmarks") if name in registry.modules(kind)
-    ]
-    if name in toolbox.names():
-        out.print(
-            f"[bold]{name}[/bold]  (attack: "
-            f"{toolbox.names()[name]})\n\n{escape(inspect.getdoc(toolbox) or '')}",
-            highlight=False,
-        )
-        return
-    if not found and name not in PROTOCOLS:
-        raise nearest(
-            name,
-            [n for k in ("attacks", "defenses", "benchmarks", "protocols") for n in names(k)],
-            "methods, benchmarks and protocols",
-        )
-    for kind in found:
-        mod = registry.module(kind, name)
-        out.print(f"[bold]{name}[/bold]  ({kind[:-1]}, {mod.__file__})\n", highlight=False)
-        out.print(inspect.getdoc(mod) or "", highlight=False, markup=False)
-        if kind == "benchmarks":
-            _show_suite(suite.load(name))
-        else:
-            _show_method(registry.get_class(kind, name))
-        out.print()
-    if name in PROTOCOLS:
-        out.print(str(PROTOCOLS[name]), highlight=False, markup=False)
+        showing.cost(out, name, rules, device)
+    else:
+        showing.show(out, name)
 
 
-def _show_method(cls: type[Any]) -> None:
-    out.print("\n" + (inspect.getdoc(cls) or "") + "\n", highlight=False, markup=False)
-    table = Table("option", "type", "default", "range", "meaning", box=None)
-    for f in fields(cls):
-        low = f.metadata.get("low")
-        high = f.metadata.get("high")
-        choices = f.metadata.get("choices", ())
-        span = ", ".join(choices) or (
-            ""
-            if low is None and high is None
-            else f"{'' if low is None else low} to {'' if high is None else high}".strip()
-        )
-        default = (
-            "required"
-            if f.default is MISSING
-            else "not set"
-            if f.default is None
-            else repr(f.default)
-        )
-        table.add_row(f.name, str(f.type), default, span, escape(f.metadata.get("meaning", "")))
-    out.print(table)
-    if hasattr(cls, "clean_images"):
-        method = cls()
-        needed = "the whole reserve" if method.clean_images is None else f"{method.clean_images}"
-        if method.clean_per_class:
-            needed = f"{method.clean_per_class} of each class"
-        out.print(f"\nclean images needed by default: {needed}", highlight=False)
-        out.print(
-            "cost in epochs of plain training, measured here: bbx show "
-            f"{cls.__module__.rpartition('.')[2]} --cost",
-            highlight=False,
-        )
-
-
-def _show_cost(name: str, protocol: str, device: str) -> None:
-    rules = PROTOCOLS[protocol].on("cifar10")
-    stages = cost.cost(registry.create("defenses", name), rules, device=pick_device(device))
-    table = Table("stage", Column("epochs of plain training", justify="right"), box=None)
-    for stage, epochs in stages.items():
-        table.add_row(
-            escape(stage) + " (shared by all that need it)" * (stage == "victim"), f"{epochs:.1f}"
-        )
-    table.add_row("all", f"{sum(stages.values()):.1f}")
-    out.print(
-        f"{name}, 50,000 images of 32x32, {rules.model}, batch {rules.recipe.batch_size}; on "
-        f"{records.surroundings(pick_device(device))['device']}",
-        highlight=False,
-        markup=False,
-    )
-    out.print(table)
-
-
-def _show_suite(grid: Suite) -> None:
-    table = Table(box=None, show_header=False)
-    for label, values in (
-        ("data sets", grid.datasets),
-        ("attacks", grid.attacks),
-        ("defenses", grid.defenses),
-        ("rates", grid.rates),
-        ("seeds", grid.seeds),
-    ):
-        table.add_row(label, escape(", ".join(map(str, values))))
-    table.add_row("cells", str(len(grid.cells())))
-    for dataset in grid.datasets:
-        table.add_row("protocol", escape(str(grid.protocol.on(dataset))))
-    out.print()
-    out.print(table)
+def _protocol(name: str) -> Any:
+    if name not in PROTOCOLS:
+        raise nearest(name, PROTOCOLS, "protocols")
+    return PROTOCOLS[name]
 
 
 def _numbers(text: str, kind: type[Any], what: str) -> tuple[Any, ...]:
@@ -313,11 +220,11 @@ def run(
     dataset: Annotated[
         str, typer.Option(help="a grid of your own: data sets, with commas between them")
     ] = "",
-    attacks: Annotated[str, typer.Option(help="its attacks, e.g. badnets,'blend[alpha=0.2]'")] = "",
-    defenses: Annotated[str, typer.Option(help="its defenses, e.g. none,'cbd[beta=1e-3]'")] = "",
-    protocol: Annotated[str, typer.Option(help="its protocol: " + ", ".join(PROTOCOLS))] = "cbd",
+    attacks: Annotated[str, typer.Option(help="its attacks: badnets,'blend[alpha=0.2]'")] = "",
+    defenses: Annotated[str, typer.Option(help="its defenses: none,'cbd[beta=1e-3]'")] = "",
+    protocol: Annotated[str, typer.Option(help=f"its protocol: {PROTOCOL}")] = "cbd",
     rates: Annotated[str, typer.Option(help="poisoning rates, e.g. 0.05,0.1")] = "",
-    seeds: Annotated[str, typer.Option(help="seeds, e.g. 0,1,2")] = "",
+    seeds: Seeds = "",
     target: Annotated[
         int | None, typer.Option(help="another target label; makes cells of their own")
     ] = None,
@@ -327,8 +234,12 @@ def run(
     model: Model = None,
     device: Device = "auto",
     jobs: Jobs = "",
+    executor: Annotated[
+        str, typer.Option(help="what runs the cells, in place of --jobs: bbx list executors")
+    ] = "",
     compile: Annotated[
-        str, typer.Option(help=f"let torch.compile work on plain training: {', '.join(COMPILE)}")
+        str,
+        typer.Option(help=f"let torch.compile work on plain training: {', '.join(COMPILE)}"),
     ] = "",
     data: Data = None,
     download: Download = False,
@@ -345,9 +256,7 @@ def run(
             "embeddings: for bbx plot learning, losses, tsne",
         ),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="say what would run, and stop")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run")] = False,
     plugin: Plugins = NO_FILES,
 ) -> None:
     """Train and measure every cell that has no record yet; then write the tables and the plot."""
@@ -362,101 +271,60 @@ def run(
             )
         grid = suite.load(name)
     else:
-        if not attacks or not defenses:
-            raise InputError(
-                "a grid of your own needs --attacks and --defenses, e.g. --attacks badnets,blend "
-                "--defenses none,cbd"
-            )
         grid = _own_grid(dataset, attacks, defenses, protocol)
-    others = _numbers(seeds, int, "--seeds")
-    shares = _numbers(rates, float, "--rates")
+    if compile and compile not in COMPILE:
+        raise InputError(f"--compile must be one of {', '.join(COMPILE)}, not {compile!r}")
+    if jobs and executor:
+        raise InputError("give either --jobs or --executor")
     grid = grid.changed(
-        scale=scale, epochs=epochs, model=model, target=target, seeds=others, rates=shares
+        scale=scale,
+        epochs=epochs,
+        model=model,
+        target=target,
+        seeds=_numbers(seeds, int, "--seeds"),
+        rates=_numbers(rates, float, "--rates"),
     )
-    audit = audit or grid.audit
-    options = runner.Options(
+    options = Options(
         out=to,
         data=data,
         download=download,
         device=device,
         models=save_models,
         compile=compile,
-        audit=audit,
+        audit=audit or grid.audit,
         plugins=tuple(plugin),
     )
-    if compile and compile not in COMPILE:
-        raise InputError(f"--compile must be one of {', '.join(COMPILE)}, not {compile!r}")
-    _run(grid, only, options, jobs, dry_run, own=not name)
-
-
-def _jobs(text: str, todo: list[suite.Cell], options: runner.Options) -> int | None:
-    """What ``--jobs`` asks for; ``auto`` is tried out with the first cell's network."""
-    if text != "auto":
-        return int(text) if text else None
-    if (most := len(runner.groups(todo))) <= 1:
-        return 1
-    found = runner.parts(todo[0], options)
-    count, speeds = beside.best(
-        found.rules,
-        tuple(found.train.x.shape[1:]),
-        len(found.train.classes),
-        options.device,
-        min(most, os.cpu_count() or 1),
-    )
-    tried = ", ".join(f"{jobs}: {speed:,.0f}" for jobs, speed in speeds.items())
-    err.print(
-        f"--jobs auto: {count} at a time (images/s of {found.rules.model} together by trainings at "
-        f"a time: {tried})",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return count
+    _run(grid, only, options, jobs=jobs, executor=executor, dry_run=dry_run, own=not name)
 
 
 def _run(
     grid: Suite,
     only: str,
-    options: runner.Options,
-    jobs: str = "",
-    dry_run: bool = False,
+    options: Options,
     *,
+    jobs: str = "",
+    executor: str = "",
+    dry_run: bool = False,
     own: bool,
 ) -> None:
     """What ``run`` and ``defend`` have in common; a grid of one's ``own`` adds all its axes to what
     ran under its name before.
     """
-    to = options.out
-    cells = grid.cells(only)
-    todo = runner.missing(grid, cells, options)
-    taken = [cell.path() for cell, _ in runner.elsewhere(todo, options)]
-    rest = [cell for cell in todo if cell.path() not in taken]
-    copied = f"{len(taken)} copied from other folders of {to}, " if taken else ""
-    err.print(
-        f"{grid.name}: {len(cells)} cells, {len(cells) - len(todo)} done, {copied}{len(rest)} to "
-        "run",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if dry_run:
-        for cell in rest:
-            print(to / grid.name / cell.path())
-        return
-    folder = to / grid.name
+    from . import runner
+
+    folder = options.out / grid.name
     axes = suite.AXES if own else ("rates", "seeds")
-    outcomes = runner.run(
-        grid.joined(folder, axes), cells, options, jobs=_jobs(jobs, rest, options), console=err
-    )
+    cells = grid.cells(only)
+    plan = runner.plan(grid.joined(folder, axes), cells, options)
+    _say(str(plan))
+    if dry_run:
+        print("\n".join(str(folder / cell.path) for cell in plan.todo))
+        return
+    runs: Any = registry.create("executors", executor) if executor else None
+    outcomes = runner.run(plan, jobs=_jobs(jobs, plan), executor=runs, console=err)
     # again: another run may have added to it meanwhile
     grid = grid.joined(folder, axes)
-    found = _records(grid, folder)
-    if found:
-        grid.save(folder)
-        files = [
-            *tables.write(found, grid, folder),
-            *plots.save(plots.bars(found, grid), folder / "plot"),
-        ]
-        out.print(_summary(found, grid))
-        err.print("wrote " + ", ".join(map(str, files)), highlight=False, soft_wrap=True)
+    _write(grid, folder)
     failed = sum(outcome.record is None for outcome in outcomes)
     if failed:
         err.print(
@@ -465,42 +333,75 @@ def _run(
             style="red",
         )
         raise typer.Exit(1)
-    if not rest:
-        err.print("nothing to run: every cell has its record", highlight=False)
+    if not plan.todo:
+        _say("nothing to run: every cell has its record")
+
+
+def _jobs(text: str, plan: Any) -> int | None:
+    """What ``--jobs`` asks for; ``auto`` is tried out with the first cell's network."""
+    from . import beside, runner
+    from .lab import Lab
+
+    if text != "auto":
+        return int(text) if text else None
+    most = min(len(runner.groups(plan.todo)), os.cpu_count() or 1)
+    if most <= 1:
+        return 1
+    lab = Lab(plan.todo[0], plan.options)
+    train = lab.clean[0]
+    shape = tuple(train.x.shape[1:])
+    count, speeds = beside.best(lab.rules, shape, len(train.classes), plan.options.device, most)
+    tried = ", ".join(f"{jobs}: {speed:,.0f}" for jobs, speed in speeds.items())
+    _say(
+        f"--jobs auto: {count} at a time (images/s of {lab.rules.model} together by trainings at a "
+        f"time: {tried})"
+    )
+    return count
+
+
+def _write(grid: Suite, folder: Path) -> None:
+    """The tables and the plot of all records that there are."""
+    from . import plots, tables
+
+    there = _records(grid, folder)
+    if not there:
+        return
+    grid.save(folder)
+    files = tables.write(there, grid, folder)
+    files += plots.save(plots.bars(there, grid), folder / "plot")
+    _summary(there, grid)
+    _say("wrote " + ", ".join(map(str, files)))
 
 
 def _own_grid(dataset: str, attacks: str, defenses: str, protocol: str) -> Suite:
-    if protocol not in PROTOCOLS:
-        raise nearest(protocol, PROTOCOLS, "protocols")
+    rules = _protocol(protocol)
+    if not attacks or not defenses:
+        raise InputError(
+            "a grid of your own needs --attacks and --defenses, e.g. --attacks badnets,blend "
+            "--defenses none,cbd"
+        )
     axes = [tuple(registry.split(text)) for text in (dataset, attacks, defenses)]
-    return Suite(
-        "own" if protocol == "cbd" else f"own-{protocol}",
-        PROTOCOLS[protocol],
-        axes[0],
-        axes[1],
-        axes[2],
-    )
+    name = "own" if protocol == "cbd" else f"own-{protocol}"
+    return Suite(name, rules, axes[0], axes[1], axes[2])
 
 
-def _summary(found: list[records.Record], grid: Suite) -> Table:
+def _summary(there: Sequence[records.Record], grid: Suite) -> None:
+    """The means over seeds, on the screen."""
+    from .frame import summary
+
+    shown = [metrics.get(key) for key in metrics.COUNTED]
     table = Table(
         Column("attack", overflow="fold"),
         Column("defense", overflow="fold"),
-        "CA ↑",
-        "ASR ↓",
-        "ARR ↑",
+        *(f"{metric.title} {metric.arrow}" for metric in shown),
         title=escape(f"{grid.name}, percent"),
         title_justify="left",
         box=None,
     )
-    numbers = tables.summary(found)
-    for (_dataset, _rate, attack, defense), row in numbers.iterrows():
-        table.add_row(
-            escape(attack),
-            escape(defense),
-            *(f"{row[metric, 'mean']:.2f}" for metric in records.METRICS),
-        )
-    return table
+    for (_, _, attack, defense), row in summary(there, shown).items():
+        means = (replace(row[metric.key], count=1) for metric in shown)
+        table.add_row(escape(attack), escape(defense), *map(str, means))
+    out.print(table)
 
 
 def _grid(name: str, to: Path, scale: float | None = None) -> tuple[Suite, Path]:
@@ -514,7 +415,12 @@ def _grid(name: str, to: Path, scale: float | None = None) -> tuple[Suite, Path]
 
 
 def _records(grid: Suite, folder: Path) -> list[records.Record]:
-    return [records.read(path) for cell in grid.cells() if (path := folder / cell.path()).exists()]
+    paths = (folder / cell.path for cell in grid.cells())
+    return [records.read(path) for path in paths if path.exists()]
+
+
+def _chosen(text: str) -> list[metrics.Metric]:
+    return [metrics.get(key.strip()) for key in text.split(",")]
 
 
 @app.command()
@@ -529,27 +435,22 @@ def status(
     grid, folder = _grid(name, to, scale)
     rows = []
     for cell in grid.cells():
-        path = folder / cell.path()
-        failed = path.with_suffix(".failed")
-        state = "done" if path.exists() else "failed" if failed.exists() else "to run"
-        why = failed.read_text().strip().splitlines()[-1] if state == "failed" else ""
-        rows.append({"cell": str(cell.path()), "state": state, "error": why})
+        path = folder / cell.path
+        row = {"cell": str(cell.path), "state": "to run", "error": ""}
+        if path.exists():
+            row["state"] = "done"
+        elif (failed := path.with_suffix(".failed")).exists():
+            row["state"] = "failed"
+            row["error"] = failed.read_text().strip().splitlines()[-1]
+        rows.append(row)
     if as_json:
         print(json.dumps(rows, indent=1))
         return
+    counts = dict.fromkeys(("done", "failed", "to run"), 0)
     for row in rows:
-        out.print(
-            f"{row['state']:7} {row['cell']} {row['error']}".rstrip(),
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-    out.print(
-        ", ".join(
-            f"{sum(r['state'] == s for r in rows)} {s}" for s in ("done", "failed", "to run")
-        ),
-        highlight=False,
-    )
+        counts[row["state"]] += 1
+        print(f"{row['state']:7} {row['cell']} {row['error']}".rstrip())
+    print(", ".join(f"{n} {state}" for state, n in counts.items()))
 
 
 @app.command()
@@ -557,17 +458,23 @@ def table(
     name: Name,
     form: Annotated[str, typer.Option("--format", help="latex, markdown or csv")] = "markdown",
     against: Annotated[
-        str, typer.Option(help="reported: beside each number the published one, and the difference")
+        str,
+        typer.Option(help="reported: beside each number the published one, and the difference"),
     ] = "",
+    shown: Metrics = COUNTED,
     scale: Scale = None,
     to: Out = Path("runs"),
     plugin: Plugins = NO_FILES,
 ) -> None:
     """Print a suite's table, from the records that there are."""
+    from . import tables
+
     if against not in ("", "reported"):
         raise InputError(f"--against must be reported, not {against!r}")
     grid, folder = _grid(name, to, scale)
-    print(tables.render(_records(grid, folder), grid, form, against=bool(against)), end="")
+    there = _records(grid, folder)
+    text = tables.render(there, grid, form, against=bool(against), metrics=_chosen(shown))
+    print(text, end="")
 
 
 @app.command("report")
@@ -575,6 +482,8 @@ def report_(
     name: Name, scale: Scale = None, to: Out = Path("runs"), plugin: Plugins = NO_FILES
 ) -> None:
     """Write a suite's records as one HTML page: leaderboard, table, plots, triggers, every cell."""
+    from . import report
+
     grid, folder = _grid(name, to, scale)
     print(report.write(_records(grid, folder), grid, folder))
 
@@ -592,6 +501,7 @@ def plot(
     form: Annotated[
         str, typer.Option("--format", help="pdf, png or svg, several with commas")
     ] = "pdf,png",
+    shown: Metrics = COUNTED,
     scale: Scale = None,
     to: Out = Path("runs"),
     data: Data = None,
@@ -605,33 +515,39 @@ def plot(
     kind, name = (kind, name) if name else ("bars", kind)
     if kind not in DRAWINGS:
         raise nearest(kind, DRAWINGS, "drawings")
-    grid, folder = _grid(name, to, scale)
     formats = form.split(",")
     for one in formats:
-        if one not in ("pdf", "png", "svg"):
+        if one not in FORMATS:
             raise InputError(f"format must be pdf, png or svg, not {one!r}")
+    grid, folder = _grid(name, to, scale)
+    from . import pictures, plots
+
     if kind in plots.DRAWINGS:
-        drawn = plots.DRAWINGS[kind](_records(grid, folder), grid)
-        stem = "plot" if kind == "bars" else kind
+        drawn = plots.DRAWINGS[kind](_records(grid, folder), grid, _chosen(shown))
     elif kind == "tsne":
-        drawn = plots.tsne(plots.panels(grid, folder, only))
-        stem = kind
+        drawn = pictures.tsne(pictures.panels(grid, folder, only))
     else:
-        cells = {
-            (cell.dataset, cell.attack): cell
-            for cell in reversed(grid.cells(only))
-            if cell.attack != "none"
-        }
-        options = runner.Options(out=folder.parent, data=data, device=device, plugins=tuple(plugin))
-        with bars(err) as report:
-            shown = [
-                (cell.attack, *runner.specimen(cell, options, partial(report, cell.attack)))
-                for cell in list(cells.values())[::-1]
-            ]
-        drawn = plots.gallery(shown)
-        stem = "gallery"
-    for file in plots.save(drawn, folder / stem, formats):
+        options = Options(out=folder.parent, data=data, device=device, plugins=tuple(plugin))
+        drawn = pictures.gallery(_specimens(grid, only, options))
+    for file in plots.save(drawn, folder / ("plot" if kind == "bars" else kind), formats):
         print(file)
+
+
+def _specimens(grid: Suite, only: str, options: Options) -> list[tuple[str, Any, Any]]:
+    """Images before and after each attack of a suite."""
+    from .lab import Lab
+
+    cells: dict[tuple[str, str], suite.Cell] = {}
+    for cell in grid.cells(only):
+        if cell.attack != "none":
+            cells.setdefault((cell.dataset, cell.attack), cell)
+    shown = []
+    with bars(err) as report:
+        for cell in cells.values():
+            lab = Lab(cell, options, partial(report, cell.attack))
+            lab.check()
+            shown.append((cell.attack, *lab.specimen()))
+    return shown
 
 
 @app.command()
@@ -649,9 +565,8 @@ def poison(
     protocol: Annotated[
         str,
         typer.Option(
-            help="target label, pool and reserve are its: "
-            + ", ".join(PROTOCOLS)
-            + "; if not given, backdoorbench for its format, else cbd"
+            help=f"target label, pool and reserve are its: {PROTOCOL}; if not given, "
+            "backdoorbench for its format, else cbd"
         ),
     ] = "",
     rate: Annotated[
@@ -672,32 +587,26 @@ def poison(
     """Write a poisoned data set: PNG folders with a manifest, an .npz file, or a record of
     BackdoorBench with its victim.
     """
-    protocol = protocol or ("backdoorbench" if form == "backdoorbench" else "cbd")
+    theirs = form == "backdoorbench"
+    protocol = protocol or ("backdoorbench" if theirs else "cbd")
     grid = _own_grid(dataset, attack, "none", protocol).changed(
         epochs=epochs, model=model, target=target, seeds=(seed,), rates=(rate,)
     )
     cells = grid.cells()
     if len(cells) > 1:
         raise InputError("give one attack and one data set")
-    options = runner.Options(
-        out=out_, data=data, download=download, device=device, plugins=tuple(plugin)
-    )
+    options = Options(out=out_, data=data, download=download, device=device, plugins=tuple(plugin))
+    from . import export
+    from .toolbox import commands
+
     with bars(err) as report:
-        if form == "backdoorbench":
-            counts = commands.poison(cells[0], options, to, partial(report, attack))
+        progress = partial(report, attack)
+        if theirs:
+            counts = commands.poison(cells[0], options, to, progress)
         else:
-            counts = export.poisoned(
-                cells[0],
-                options,
-                to,
-                form or ("npz" if to.suffix == ".npz" else "png"),
-                partial(report, attack),
-            )
-    err.print(
-        f"wrote {to}: " + ", ".join(f"{n} {name}" for name, n in counts.items()),
-        highlight=False,
-        soft_wrap=True,
-    )
+            form = form or ("npz" if to.suffix == ".npz" else "png")
+            counts = export.poisoned(cells[0], options, to, form, progress)
+    _say(f"wrote {to}: " + ", ".join(f"{n} {name}" for name, n in counts.items()))
 
 
 @app.command()
@@ -716,11 +625,9 @@ def defend(
             "--data"
         ),
     ] = "",
-    protocol: Annotated[
-        str, typer.Option(help="how to train: " + ", ".join(PROTOCOLS))
-    ] = "backdoorbench",
+    protocol: Annotated[str, typer.Option(help=f"how to train: {PROTOCOL}")] = "backdoorbench",
     epochs: Epochs = None,
-    seeds: Annotated[str, typer.Option(help="seeds, e.g. 0,1,2")] = "0",
+    seeds: Seeds = "0",
     device: Device = "auto",
     jobs: Jobs = "",
     data: Data = None,
@@ -731,23 +638,28 @@ def defend(
     """Defend a record of BackdoorBench: its poisoned images, its network as the victim; with
     defense_result.pt where it knows the network.
     """
-    if protocol not in PROTOCOLS:
-        raise nearest(protocol, PROTOCOLS, "protocols")
+    from .toolbox import commands
+
     grid = commands.defending(
         folder,
         tuple(registry.split(defense)),
         dataset,
-        PROTOCOLS[protocol],
+        _protocol(protocol),
         _numbers(seeds, int, "--seeds"),
     ).changed(epochs=epochs)
-    options = runner.Options(
-        out=to, data=data, download=download, device=device, models=True, plugins=tuple(plugin)
+    options = Options(
+        out=to,
+        data=data,
+        download=download,
+        device=device,
+        models=True,
+        plugins=tuple(plugin),
     )
     try:
-        _run(grid, "", options, jobs, own=True)
+        _run(grid, "", options, jobs=jobs, own=True)
     finally:
         for file in commands.results(grid, grid.cells(), options):
-            err.print(f"wrote {file}", highlight=False, markup=False, soft_wrap=True)
+            _say(f"wrote {file}")
 
 
 @app.command("tune")
@@ -761,11 +673,11 @@ def tune_(
             help="an option and its values, t1=3,5,8; several times; the defense's own choice if "
             "not given"
         ),
-    ] = [],  # noqa: B006
+    ] = NO_TEXTS,
     folds: Annotated[
         int, typer.Option(help="parts that the poisoned training set is split into")
     ] = 5,
-    protocol: Annotated[str, typer.Option(help="protocol: " + ", ".join(PROTOCOLS))] = "cbd",
+    protocol: Protocols = "cbd",
     rate: Annotated[float, typer.Option(help="poisoning rate")] = 0.1,
     seed: Annotated[int, typer.Option(help="of everything")] = 0,
     epochs: Epochs = None,
@@ -777,24 +689,13 @@ def tune_(
     plugin: Plugins = NO_FILES,
 ) -> None:
     """Choose a defense's options by cross-validation on the poisoned training set."""
-    axes: dict[str, list[Any]] = {}
-    for text in grid:
-        key, equals, values = text.partition("=")
-        if not equals or not values:
-            raise InputError(
-                f"--grid must be an option and its values, like t1=3,5,8, not {text!r}"
-            )
-        axes[key] = [registry.parse(f"x[v={value}]")[1]["v"] for value in registry.split(values)]
-    names_ = tune.choices(defense, axes)
-    cell = (
-        _own_grid(dataset, attack, "none", protocol)
-        .changed(epochs=epochs, model=model, seeds=(seed,), rates=(rate,))
-        .cells()[0]
-    )
-    options = runner.Options(
-        out=to, data=data, download=download, device=device, plugins=tuple(plugin)
-    )
-    results = tune.cross_validate(cell, names_, folds, options, err)
+    from . import tune
+
+    names = tune.choices(defense, _axes(grid))
+    own = _own_grid(dataset, attack, "none", protocol)
+    own = own.changed(epochs=epochs, model=model, seeds=(seed,), rates=(rate,))
+    options = Options(out=to, data=data, download=download, device=device, plugins=tuple(plugin))
+    results = tune.cross_validate(own.cells()[0], names, folds, options, err)
     table = Table(
         Column("defense", overflow="fold"),
         "accuracy on held-out folds, %",
@@ -803,14 +704,23 @@ def tune_(
         box=None,
     )
     for name, accuracy in results.items():
-        table.add_row(
-            escape(name),
-            f"{100 * mean(accuracy):.2f}",
-            f"{100 * min(accuracy):.2f}",
-            f"{100 * max(accuracy):.2f}",
-        )
+        numbers = (mean(accuracy), min(accuracy), max(accuracy))
+        table.add_row(escape(name), *(f"{100 * number:.2f}" for number in numbers))
     out.print(table)
     print(tune.best(results))
+
+
+def _axes(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """``t1=3,5,8`` -> {"t1": [3, 5, 8]}."""
+    axes: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        if not equals or not values:
+            raise InputError(
+                f"--grid must be an option and its values, like t1=3,5,8, not {text!r}"
+            )
+        axes[key] = [registry.parse(f"x[v={value}]")[1]["v"] for value in registry.split(values)]
+    return axes
 
 
 @app.command()
@@ -818,31 +728,24 @@ def doctor() -> None:
     """What this installation can do: versions, devices, precision, threads, and what is broken."""
     import torch
 
-    from .devices import has_bf16
+    from .devices import has_bf16, pick_device
+    from .surroundings import surroundings
 
     device = pick_device()
-    facts = records.surroundings(device)
-    rows = [
-        ("backdoorbench_ext", f"{__version__}, commit {facts['commit'] or 'unknown'}"),
-        *facts["versions"].items(),
-    ]
-    rows += [
-        ("device", facts["device"]),
-        ("bf16", "computed by the device" if has_bf16(device) else "no: float32"),
-        ("threads", str(facts["threads"])),
-    ]
+    facts = surroundings(device)
+    rows = {"backdoorbench_ext": f"{__version__}, commit {facts['commit'] or 'unknown'}"}
+    rows |= facts["versions"]
+    rows["device"] = facts["device"]
+    rows["bf16"] = "computed by the device" if has_bf16(device) else "no: float32"
+    rows["threads"] = str(facts["threads"])
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        rows.append(("GPU memory", f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"))
-    broken = [
-        f"{kind} {name}: {line}"
-        for kind in ("attacks", "defenses", "benchmarks")
-        for name, line in names(kind).items()
-        if line.startswith("broken: ")
-    ]
-    rows += [("broken", line) for line in broken] or [("methods", "all import")]
-    for label, value in rows:
-        out.print(f"{label:18} {value}", highlight=False, markup=False, soft_wrap=True)
+        free, total = (n / 2**30 for n in torch.cuda.mem_get_info(device))
+        rows["GPU memory"] = f"{free:.1f} of {total:.1f} GiB free"
+    for label, value in rows.items():
+        _say(f"{label:18} {value}", out)
+    broken = catalogue.check()
+    for line in broken or ["all import"]:
+        _say(f"{'broken' if broken else 'methods':18} {line}", out)
     if broken:
         raise typer.Exit(1)
 
@@ -861,10 +764,10 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        err.print(f"bbx: {error}", highlight=False, markup=False, soft_wrap=True)
+        _say(f"bbx: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
-        err.print("stopped; the same command goes on from here", highlight=False)
+        _say("stopped; the same command goes on from here")
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from .catalogue import DATASETS
 from .errors import InputError, nearest
 from .images import Images, to_uint8
 from .registry import parse
@@ -61,7 +61,7 @@ def load(text: str, root: Path | None = None, *, download: bool = False) -> Spli
     elif name in DOWNLOADS:
         train, test = _known(name, root, download, options)
     else:
-        raise nearest(name, names(), "datasets")
+        raise nearest(name, DATASETS, "datasets")
     for option in options:
         if option not in ("train", "test"):
             raise nearest(option, ("train", "test"), f"options of {name}")
@@ -70,11 +70,6 @@ def load(text: str, root: Path | None = None, *, download: bool = False) -> Spli
     return _subset(train, options.get("train"), f"{name}[train]"), _subset(
         test, options.get("test"), f"{name}[test]"
     )
-
-
-def names() -> list[str]:
-    """The names that ``load`` knows."""
-    return ["digits", *DOWNLOADS, "folder:PATH", "npz:PATH"]
 
 
 def digest(splits: Sequence[Images]) -> str:
@@ -278,6 +273,8 @@ def _known(name: str, root: Path | None, download: bool, options: dict[str, obje
 
 
 def _torchvision(name: str, root: Path, download: bool, size: object) -> Splits:
+    import torchvision
+
     sets = torchvision.datasets
     if name == "cifar10":
         parts = [sets.CIFAR10(root, train=train, download=download) for train in (True, False)]

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from .augmentation import augment
 from .devices import has_bf16
 from .errors import InputError
-from .files import once, write_whole
+from .files import write_whole
 from .images import Images, Poisoned
 from .models import Net
 from .protocols import Protocol as Rules
 from .protocols import Recipe
+from .sharing import once
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Item = TypeVar("Item")
@@ -76,13 +77,14 @@ def check_per_class(held: list[int], n: int, classes: tuple[str, ...], rules: Ru
 @dataclass
 class Log:
     """What a training tells about itself: curves by name (one number an epoch), seconds by stage,
-    images trained on, clean images given.
+    images trained on, clean images given, scores of the training images by name.
     """
 
     curves: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     images: int = 0
     clean_given: int = 0
+    suspects: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,6 +368,18 @@ class Engine:
         for name, number in numbers.items():
             self.log_book.curves.setdefault(name, []).append(float(number))
 
+    def suspect(self, name: str, scores: Tensor, flagged: Tensor) -> None:
+        """Tell how much each training image is suspected; the record says how well that finds the
+        poisoned ones, and the defense never learns it.
+
+        Args:
+            scores: (n,), one a training image, high where it is suspected.
+            flagged: bool (n,), the images that the method takes for poisoned.
+        """
+        n = len(self._train)
+        assert scores.shape == flagged.shape == (n,), f"one score for each of {n} training images"
+        self.log_book.suspects[name] = scores.detach().float(), flagged
+
     def probe(self, name: str, net: nn.Module | Callable[[Tensor], nn.Module]) -> None:
         """Have another network than the result measured too, under ``name``, and its embeddings
         kept by ``--audit``; the defense never sees the outcome.
@@ -597,8 +611,9 @@ class Engine:
             self.log(
                 **{f"{name}, {seen} loss": float(F.cross_entropy(self.predict(net, own), own.y))}
             )
-        for metric, (hits, n) in self.measure(net, audit.test, audit.triggered).items():
-            self.log(**{f"{name}, {metric.upper()}": 100 * hits / max(1, n)})
+        for metric, hits in self.measure(net, audit.test, audit.triggered).items():
+            share = 100 * int(hits.sum()) / max(1, len(hits))
+            self.log(**{f"{name}, {metric.upper()}": share})
 
     @torch.no_grad()
     def predict(
@@ -646,8 +661,8 @@ class Engine:
             m.momentum = momentum
         return net.eval()
 
-    def measure(self, net: nn.Module, test: Images, triggered: Poisoned) -> dict[str, list[int]]:
-        """[hits, images] of CA, ASR and ARR.
+    def measure(self, net: nn.Module, test: Images, triggered: Poisoned) -> dict[str, Tensor]:
+        """Which images count for CA, ASR and ARR: bool (n,) each.
 
         CA: clean test images whose class is found. ASR: triggered images that get the attacker's
         label; ARR: those that get their true class. ``triggered`` (from ``Attack.test_set``) holds
@@ -657,36 +672,34 @@ class Engine:
 
     def _measure(
         self, nets: Mapping[str, nn.Module], test: Images, triggered: Poisoned
-    ) -> dict[str, dict[str, list[int]]]:
+    ) -> dict[str, dict[str, Tensor]]:
         for net in nets.values():
             net.eval()
         clean = self._outputs(nets, test)
         bad = self._outputs(nets, triggered)
-        found = {}
+        hits = {}
         for name in nets:
             said = bad[name].argmax(1)
-            hits = {
+            hits[name] = {
                 "ca": clean[name].argmax(1) == test.y,
                 "asr": said == triggered.y,
                 "arr": said == triggered.true,
             }
-            found[name] = {metric: [int(hit.sum()), len(hit)] for metric, hit in hits.items()}
-        return found
+        return hits
 
     def measure_all(
         self, net: nn.Module, test: Images, triggered: Poisoned
-    ) -> tuple[dict[str, list[int]], dict[str, dict[str, list[int]]]]:
+    ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
         """As ``measure``, for the result and for each probe, in one pass."""
-        chosen = torch.randperm(
-            len(triggered), generator=torch.Generator().manual_seed(seed_of(self.seed, "triggered"))
-        )[:100]
+        rng = torch.Generator().manual_seed(seed_of(self.seed, "triggered"))
+        chosen = torch.randperm(len(triggered), generator=rng)[:100]
         x = self.to_float(triggered.x[chosen.to(self.device)])
         made = {
             name: probe if isinstance(probe, nn.Module) else probe(x)
             for name, probe in self.probes.items()
         }
-        found = self._measure({"": net, **made}, test, triggered)
-        return found.pop(""), found
+        hits = self._measure({"": net, **made}, test, triggered)
+        return hits.pop(""), hits
 
     def embeddings(
         self, net: nn.Module, test: Images, triggered: Poisoned, n: int = 500

@@ -16,19 +16,20 @@ import cv2
 import numpy as np
 import torch
 
-from . import records, runner
-from .devices import pick_device
 from .engine import Progress
 from .errors import InputError
 from .files import write_whole
 from .images import Images, Poisoned
+from .lab import Lab
+from .options import Options
 from .suite import Cell
+from .surroundings import surroundings
 
 FORMATS = ("png", "npz")
 
 
 def poisoned(
-    cell: Cell, options: runner.Options, to: Path, form: str, progress: Progress | None = None
+    cell: Cell, options: Options, to: Path, form: str, progress: Progress | None = None
 ) -> dict[str, int]:
     """Write what a cell trains on and is measured by; how many images of each part. ``progress``:
     of what the attack learns, and of the files.
@@ -39,7 +40,7 @@ def poisoned(
     appears whole or not at all. "npz": the same in the file ``to``.
 
     Raises:
-        InputError: ``to`` exists, or as ``runner.parts``.
+        InputError: ``to`` exists, or as ``Lab.check``.
     """
     if form not in FORMATS:
         raise InputError(f"format must be one of {', '.join(FORMATS)}, not {form!r}")
@@ -47,17 +48,16 @@ def poisoned(
         raise InputError(f"{to}: the name must end in .npz")
     if to.exists():
         raise InputError(f"{to} exists already; give another name")
-    found, train = runner.prepare(cell, options, progress)
-    test = found.test
+    lab = Lab(cell, options, progress)
+    lab.check()
     sets: dict[str, Images] = {
-        "train": train,
-        "test": test,
-        "triggered": found.triggered(),
-        "reserve": found.reserve,
+        "train": lab.poisoned,
+        "test": lab.test,
+        "triggered": lab.triggered,
+        "reserve": lab.reserve,
     }
-    spec = {key: value for key, value in cell.spec().items() if key != "defense"} | {
-        "surroundings": records.surroundings(pick_device(options.device))
-    }
+    spec = {key: value for key, value in cell.spec.items() if key != "defense"}
+    spec["surroundings"] = surroundings(lab.device)
     if form == "npz":
         _npz(sets, spec, to)
     else:
@@ -88,14 +88,9 @@ def _png(sets: dict[str, Images], folder: Path, progress: Progress | None) -> No
             true, marks = _marks(images)
             labels = images.y.cpu().numpy()
             for index in torch.arange(len(images)).split(1000):
-                pixels = (
-                    images.x[index.to(images.x.device)]
-                    .permute(0, 2, 3, 1)
-                    .flip(3)
-                    .contiguous()
-                    .cpu()
-                    .numpy()
-                )
+                x = images.x[index.to(images.x.device)]
+                # OpenCV writes blue, green, red
+                pixels = x.permute(0, 2, 3, 1).flip(3).contiguous().cpu().numpy()
                 files = [f"{name}/{classes[labels[i]]}/{i:06d}.png" for i in index.tolist()]
                 if not all(
                     pool.map(

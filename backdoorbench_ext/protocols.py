@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+# networks of ours, registered in timm by ``models``
+NETWORKS = ("cnn5", "wrn16_1", "wrn40_1", "t2t_vit_14", "resnet18_cifar", "preactresnet18")
 SCHEDULES = ("step", "cosine", "one-cycle", "constant")
 
 
@@ -110,16 +112,17 @@ class Protocol:
 
     def __str__(self) -> str:
         r = self.recipe
-        augment = [
-            f"crop {self.crop}" * bool(self.crop),
-            "flip" * self.flip,
-            f"cutout {self.cutout}" * bool(self.cutout),
-        ]
+        augment = {
+            f"crop {self.crop}": self.crop,
+            "flip": self.flip,
+            f"cutout {self.cutout}": self.cutout,
+        }
+        changes = [name for name, wanted in augment.items() if wanted]
         return (
             f"{self.name} v{self.version}: {self.model}, {r.epochs} epochs, batch {r.batch_size}, "
             f"{r.optimizer} lr {r.lr:g} {r.schedule}, "
             f"weight decay {r.weight_decay:g}, augmentation "
-            f"{' + '.join(filter(None, augment)) or 'none'} after stamping, "
+            f"{' + '.join(changes) or 'none'} after stamping, "
             f"{'normalised' if self.normalise else 'inputs in [0, 1]'}, target {self.target}, "
             f"pool {'without' if self.spare_target else 'with'} the target class, "
             f"clean reserve {100 * self.reserve:g} %, ASR and ARR without the target class"

@@ -6,20 +6,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from .errors import InputError
 from .files import write_whole
+from .metrics import unpack
 
-FORMAT = 1
-METRICS = ("ca", "asr", "arr")
+# 1 had counts alone; 2 holds the hits image by image beside them
+FORMAT = 2
 Record = dict[str, Any]
 
 
@@ -32,29 +29,52 @@ def write(path: Path, record: Record) -> None:
 
 
 def read(path: Path) -> Record:
-    """Raises:
-    InputError: not a record of this format.
+    """A record of any format that there has been.
+
+    Raises:
+        InputError: not a record.
     """
     try:
-        record = json.loads(path.read_text())
-        if record["format"] != FORMAT:
+        record = json.loads(path.read_bytes())
+        if record["format"] not in range(1, FORMAT + 1):
             raise InputError(
-                f"{path}: record format {record['format']!r}, this version reads {FORMAT}"
+                f"{path}: record format {record['format']!r}, this version reads up to {FORMAT}"
             )
-        for name in METRICS:
-            hits, n = record["metrics"][name]
-            if not 0 <= hits <= n:
-                raise ValueError(f"{name} {hits} of {n}")
-        (
-            record["spec"]["dataset"],
-            record["spec"]["attack"]["name"],
-            record["spec"]["defense"]["name"],
-        )
+        _check(record)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(f"{path}: not a record ({type(error).__name__}: {error})") from error
     return dict(record)
+
+
+def _check(record: Record) -> None:
+    """That the parts are there which a table needs; what is counted may be missing, not wrong."""
+    for name, (hits, n) in record["metrics"].items():
+        if not 0 <= hits <= n:
+            raise ValueError(f"{name} {hits} of {n}")
+    for name in ("dataset", "attack", "defense"):
+        if not isinstance(record["cell"][name], str):
+            raise TypeError(f"the cell's {name} is no text")
+    for name in ("rate", "seed"):
+        if not isinstance(record["spec"][name], (int, float)):
+            raise TypeError(f"{name} is no number")
+
+
+def hits(record: Record, metric: str) -> np.ndarray | None:
+    """Which images counted: bool (n,); None where the record, of format 1, holds counts alone.
+
+    Raises:
+        ValueError: the bits are not those of the count.
+    """
+    kept = record.get("hits", {}).get(metric)
+    if kept is None:
+        return None
+    count, n = record["metrics"][metric]
+    bits = unpack(kept, n)
+    if bits.sum() != count:
+        raise ValueError(f"{metric}: {bits.sum()} bits are set, {count} are counted")
+    return bits
 
 
 def read_all(folder: Path) -> list[Record]:
@@ -75,56 +95,6 @@ def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, (middle - half) / (1 + zz / n)), min(1.0, (middle + half) / (1 + zz / n))
 
 
-def surroundings(device: torch.device) -> dict[str, Any]:
-    """The machine and the software: what a number may depend on beside its spec."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("torchvision", "timm", "numpy", "backdoorbench-ext"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "versions": versions,
-        "commit": commit(),
-    }
-
-
 def precision(record: Record) -> str:
     """In what the networks of a record computed: "bf16" or "float32", "" where it does not say."""
     return {True: "bf16", False: "float32"}.get(record["surroundings"].get("bf16"), "")
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(
-            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"CPU, {model}, {os.cpu_count()} cores"
-
-
-def commit() -> str:
-    """The git commit of the checkout this code lies in, with "+" when files differ from it; ""
-    outside a checkout.
-    """
-    folder = Path(__file__).resolve().parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")) != folder.parent:
-            # installed into somebody else's checkout
-            return ""
-        return git("rev-parse", "--short=12", "HEAD") + (
-            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""

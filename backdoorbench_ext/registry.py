@@ -21,10 +21,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .api import Attack, Defense, Method
 from .errors import InputError, nearest
 
-BASES: dict[str, type[Method]] = {"attacks": Attack, "defenses": Defense}
+# the class that the one class of a file derives from, and where it stands: imported when needed
+BASES = {
+    "attacks": ("backdoorbench_ext.api", "Attack"),
+    "defenses": ("backdoorbench_ext.api", "Defense"),
+    "executors": ("backdoorbench_ext.executors", "Executor"),
+}
+# the name of the one object of a file
+OBJECTS = {"benchmarks": "SUITE", "metrics": "METRIC"}
 # attacks of other toolboxes: "record:FOLDER"
 SCHEMES = dict.fromkeys(("record", "backdoorbench"), "backdoorbench_ext.toolbox.attacks")
 # (kind, name) -> dotted module, from add_file
@@ -38,9 +44,10 @@ def _installed(kind: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for point in entry_points(group=f"backdoorbench_ext.{kind}"):
-        package = point.load()
-        for info in pkgutil.iter_modules(package.__path__):
-            path = f"{package.__name__}.{info.name}"
+        # found, not imported: a list of names needs no PyTorch
+        package = importlib.util.find_spec(point.value)
+        for info in pkgutil.iter_modules((package and package.submodule_search_locations) or []):
+            path = f"{point.value}.{info.name}"
             if not info.ispkg and found.setdefault(info.name, path) != path:
                 raise InputError(
                     f"two {kind} are called {info.name!r}: {found[info.name]} and {path}"
@@ -61,6 +68,18 @@ def modules(kind: str) -> dict[str, str]:
     )
 
 
+def source(dotted: str) -> Path | None:
+    """The file of a module, which is not imported, nor is the package that it lies in."""
+    if dotted in sys.modules:
+        return Path(sys.modules[dotted].__file__ or "")
+    package, _, name = dotted.rpartition(".")
+    spec = importlib.util.find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or []:
+        if (Path(folder) / f"{name}.py").is_file():
+            return Path(folder) / f"{name}.py"
+    return None
+
+
 def module(kind: str, name: str) -> ModuleType:
     """The module that defines an entry.
 
@@ -78,20 +97,20 @@ def module(kind: str, name: str) -> ModuleType:
         ) from error
 
 
-def methods(mod: ModuleType, kind: str) -> list[type[Method]]:
+def methods(mod: ModuleType, kind: str) -> list[type[Any]]:
     """The classes of that kind that a module itself defines."""
+    where, name = BASES[kind]
+    base = getattr(importlib.import_module(where), name)
     own = [c for _, c in inspect.getmembers(mod, inspect.isclass) if c.__module__ == mod.__name__]
-    return [c for c in own if issubclass(c, BASES[kind]) and not inspect.isabstract(c)]
+    return [c for c in own if issubclass(c, base) and not inspect.isabstract(c)]
 
 
 def get_class(kind: str, name: str) -> type[Any]:
-    """The one attack or defense class of the file called ``name``."""
+    """The one class of the file called ``name``."""
     mod = module(kind, name)
     own = methods(mod, kind)
     if len(own) != 1:
-        raise InputError(
-            f"{mod.__file__} must define one {BASES[kind].__name__}, it defines {len(own)}"
-        )
+        raise InputError(f"{mod.__file__} must define one {BASES[kind][1]}, it defines {len(own)}")
     return own[0]
 
 
@@ -182,11 +201,10 @@ def add_file(path: Path) -> list[tuple[str, str]]:
         raise InputError(
             f"plugin {path} cannot be imported: {type(error).__name__}: {error}"
         ) from error
-    kinds = [kind for kind in BASES if methods(mod, kind)] + (
-        ["benchmarks"] if hasattr(mod, "SUITE") else []
-    )
+    kinds = [kind for kind in BASES if methods(mod, kind)]
+    kinds += [kind for kind, name in OBJECTS.items() if hasattr(mod, name)]
     if not kinds:
-        raise InputError(f"plugin {path} defines no Attack, Defense or SUITE")
+        raise InputError(f"plugin {path} defines no Attack, Defense, Executor, SUITE or METRIC")
     for kind in kinds:
         if modules(kind).get(path.stem, dotted) != dotted:
             raise InputError(f"plugin {path}: {kind} already have a {path.stem!r}; rename the file")

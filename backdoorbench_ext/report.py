@@ -1,4 +1,4 @@
-"""A suite as one HTML page that needs no network: leaderboard, paper's table, plots, triggers,
+"""A suite as one HTML page that needs no network: leaderboard, the paper's table, plots, triggers,
 every cell with its curves and how to run it again.
 """
 
@@ -7,18 +7,22 @@ from __future__ import annotations
 import base64
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from . import __version__, plots, tables
+from . import __version__, gather, pictures, plots, tables
 from .errors import InputError
 from .files import write_whole
-from .records import METRICS, Record, precision
+from .frame import Key, key, summary
+from .layout import caption, layout
+from .naming import title
+from .records import Record, precision
 from .suite import Suite
+from .tables import USUAL
 
 DRAWN = {
     "bars": "CA, ASR and ARR by attack and defense; whiskers are the 95 % interval of one run, or "
@@ -30,6 +34,8 @@ DRAWN = {
     "learning": "CA and ASR of test images over the seconds of training, a line a stage.",
     "tsne": "What the networks make of test images, by t-SNE.",
 }
+# pictures of so many cells, whatever their seeds, are drawn on the page; larger ones take minutes
+MOST_CELLS = {"bars": 300, "heatmap": 600, "rates": 300, "losses": 60, "learning": 60, "tsne": 60}
 
 
 def data_uri(data: bytes, kind: str) -> str:
@@ -52,103 +58,124 @@ def rows(records: Sequence[Record], suite: Suite) -> list[dict[str, Any]]:
     was not reproduced, the records.
     """
     reported = {
-        (r["dataset"], r["attack"], r["rate"], r["defense"]): r
-        for r in tables.against(records, suite).to_dict("records")
+        (r["dataset"], r["rate"], r["attack"], r["defense"]): r
+        for r in tables.against(records, suite)
     }
-    found = []
-    for key, numbers in tables.summary(records).iterrows():
-        dataset, rate, attack, defense = key
-        own = [
-            r
-            for r in records
-            if r["cell"] == {"dataset": dataset, "attack": attack, "defense": defense}
-            and r["spec"]["rate"] == rate
-        ]
-        beside = reported.get((dataset, attack, rate, defense))
-        row = {
-            "dataset": dataset,
-            "attack": attack,
-            "defense": defense,
-            "rate": rate,
-            "records": own,
-            "clean": own[0]["given"]["clean_images"],
-        }
-        row |= {
-            m: {
-                "mean": numbers[m, "mean"],
-                "std": numbers[m, "std"],
-                "reported": (beside or {}).get(f"{m} reported"),
-            }
-            for m in METRICS
-        }
-        row |= {
-            "seconds": sum(r["time"]["training"] for r in own) / len(own),
-            "compared": beside is not None,
-        }
-        found.append(row | {"far": beside["not reproduced"] if beside else ""})
-    return found
+    groups: dict[Key, list[Record]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    shown = []
+    for cell, numbers in summary(records, USUAL).items():
+        dataset, share, attack, defense = cell
+        own = groups[cell]
+        beside = reported.get(cell)
+        row: dict[str, Any] = {"dataset": dataset, "attack": attack, "defense": defense}
+        row |= {"rate": share, "records": own, "clean": own[0]["given"]["clean_images"]}
+        row["seconds"] = sum(r["time"]["training"] for r in own) / len(own)
+        row["compared"] = beside is not None
+        row["far"] = beside["not reproduced"] if beside else ""
+        for metric in USUAL:
+            told = beside[f"{metric.key} reported"] if beside else None
+            row[metric.key] = {"number": numbers[metric.key], "reported": told}
+        shown.append(row)
+    return shown
 
 
-def cells(records: Sequence[Record], suite: Suite, folder: Path) -> Mapping[int, dict[str, Any]]:
-    """What is shown of each record, by its identity: facts in pairs, curves, and the command that
-    runs it again.
+def facts(record: Record) -> dict[str, str]:
+    """What is shown of a record, by name."""
+    around = record["surroundings"]
+    counts = record["metrics"].items()
+    told = {name.upper(): f"{hits:,} of {n:,}" for name, (hits, n) in counts}
+    for name, found in record["probes"].items():
+        told[f"{name}, percent"] = ", ".join(
+            f"{m.upper()} {100 * hits / n:.2f}" for m, (hits, n) in found.items() if n
+        )
+    for name, found in record.get("suspects", {}).items():
+        told[f"{name}, finding the poisoned images"] = ", ".join(
+            f"{what.upper()} {share:.3f}" for what, share in found.items() if share is not None
+        )
+    told |= {name.replace("_", " "): f"{n:,}" for name, n in record["given"].items()}
+    told["training"] = f"{record['time']['training']:,.0f} s"
+    told["device"] = around["device"]
+    told["precision"] = precision(record)
+    told["commit"] = around["commit"] or "unknown"
+    told["versions"] = ", ".join(f"{name} {v}" for name, v in around["versions"].items())
+    for name, what in (("data", "data"), ("poison", "poisoned images")):
+        if name in around:
+            told[f"digest of the {what}"] = around[name]
+    return told
+
+
+def cells(records: Iterable[Record], suite: Suite, folder: Path) -> dict[str, Any]:
+    """All that a click shows of each record, for the page's script; parts of specs that many share
+    stand there once.
     """
-    paths = {(c.dataset, c.attack, c.defense, c.rate, c.seed): c.path() for c in suite.cells()}
-    shown = {}
-    for number, record in enumerate(records):
+    paths = {(c.dataset, c.rate, c.attack, c.defense, c.seed): c.path for c in suite.cells()}
+    parts: dict[str, int] = {}
+    shown = []
+    for record in records:
         spec = record["spec"]
-        around = record["surroundings"]
-        path = paths[
-            (
-                *(record["cell"][key] for key in ("dataset", "attack", "defense")),
-                spec["rate"],
-                spec["seed"],
-            )
-        ]
-        file, where, to = (
-            shlex.quote(str(place)) for place in (folder / path, folder, folder.parent)
-        )
-        again = f"rm {file}\nbbx run {where} --out {to} --only {shlex.quote(path.stem)} --data DIR"
-        hits = {
-            m.upper(): f"{record['metrics'][m][0]:,} of {record['metrics'][m][1]:,}"
-            for m in METRICS
-        }
-        probes = {
-            f"{name}, percent": ", ".join(
-                f"{m.upper()} {100 * h / n:.2f}" for m, (h, n) in found.items() if n
-            )
-            for name, found in record["probes"].items()
-        }
-        facts = (
-            hits | probes | {key.replace("_", " "): f"{n:,}" for key, n in record["given"].items()}
-        )
-        facts |= {
-            "training": f"{record['time']['training']:,.0f} s",
-            "device": around["device"],
-            "precision": precision(record),
-        }
-        facts |= {
-            "commit": around["commit"] or "unknown",
-            "versions": ", ".join(f"{name} {v}" for name, v in around["versions"].items()),
-        }
-        facts |= {
-            f"digest of the {what}": around[key]
-            for key, what in (("data", "data"), ("poison", "poisoned images"))
-            if key in around
-        }
+        path = paths[(*key(record), spec["seed"])]
+        file, where, to = (shlex.quote(str(p)) for p in (folder / path, folder, folder.parent))
+        only = shlex.quote(path.stem)
         curves = [
-            (name, curve(values), values)
+            [f"{name}: {values[0]:.3g} to {values[-1]:.3g}, {len(values)} epochs", curve(values)]
             for name, values in record["curves"].items()
             if len(values) > 1
         ]
-        shown[id(record)] = {
-            "number": number,
-            "facts": facts,
-            "curves": curves,
-            "again": again,
-            "spec": json.dumps(spec, indent=1, sort_keys=True),
-        }
-    return shown
+        cell = record["cell"]
+        shown.append(
+            {
+                "title": f"{title(cell['defense'])} against {cell['attack']}",
+                "where": f"{cell['dataset']}, poisoning rate {100 * spec['rate']:g} %, "
+                f"seed {spec['seed']}",
+                "facts": list(facts(record).items()),
+                "curves": curves,
+                "again": f"rm {file}\nbbx run {where} --out {to} --only {only} --data DIR",
+                "spec": {
+                    name: parts.setdefault(json.dumps(part, sort_keys=True), len(parts))
+                    for name, part in spec.items()
+                },
+            }
+        )
+    return {"cells": shown, "parts": [json.loads(part) for part in parts]}
+
+
+def _drawn(
+    records: Sequence[Record], suite: Suite, folder: Path
+) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Kind, words and address of every picture, and the kinds that are too large for a page."""
+    draw: dict[str, Any] = plots.DRAWINGS | {
+        "tsne": lambda *_: pictures.tsne(pictures.panels(suite, folder)),
+        "losses": partial(plots.losses, audited=True),
+    }
+    n = len({key(record) for record in records})
+    large = [kind for kind in DRAWN if n > MOST_CELLS.get(kind, n)]
+    shown = []
+    for kind, words in DRAWN.items():
+        if kind in large:
+            continue
+        try:
+            figure = draw[kind](records, suite)
+        except InputError:
+            # no rates to draw over, nothing looked into
+            continue
+        shown.append((kind, words, data_uri(plots.svg(figure), "image/svg+xml")))
+    return shown, large
+
+
+def _triggers(suite: Suite, folder: Path) -> list[tuple[str, str]]:
+    """The pictures of the triggers that lie in the suite's folder."""
+    files = {
+        (c.dataset, c.attack, folder / c.path.parent.parent / "examples.png")
+        for c in suite.cells()
+        if c.attack != "none"
+    }
+    return [
+        (f"{attack}, {dataset}", data_uri(file.read_bytes(), "image/png"))
+        for dataset, attack, file in sorted(files)
+        if file.exists()
+    ]
 
 
 def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
@@ -157,72 +184,54 @@ def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
     Raises:
         InputError: no records.
     """
-    if not records:
-        raise InputError(f"no records of {suite.name} yet: bbx run {suite.name}")
-    draw = plots.DRAWINGS | {
-        "tsne": lambda *_: plots.tsne(plots.panels(suite, folder)),
-        "losses": partial(plots.losses, audited=True),
-    }
-    pictures = []
-    for kind, words in DRAWN.items():
-        try:
-            figure = draw[kind](records, suite)
-        # no rates to draw over, nothing looked into
-        except InputError:
-            continue
-        pictures.append((kind, words, data_uri(plots.svg(figure), "image/svg+xml")))
-    examples = sorted(
-        {
-            (c.dataset, c.attack, folder / c.path().parent.parent / "examples.png")
-            for c in suite.cells()
-            if c.attack != "none"
-        }
-    )
-    triggers = [
-        (f"{attack}, {dataset}", data_uri(file.read_bytes(), "image/png"))
-        for dataset, attack, file in examples
-        if file.exists()
-    ]
+    gather.check(records, suite)
+    kinds = {"csv": "text/csv", "latex": "application/x-tex", "markdown": "text/markdown"}
     downloads = [
-        (f"{suite.name}.{suffix}", data_uri(tables.render(records, suite, form).encode(), kind))
-        for form, suffix, kind in (
-            ("csv", "csv", "text/csv"),
-            ("latex", "tex", "application/x-tex"),
-            ("markdown", "md", "text/markdown"),
-        )
+        (f"{suite.name}.{tables.FORMATS[form]}", data_uri(text.encode(), kind))
+        for form, kind in kinds.items()
+        if (text := tables.render(records, suite, form))
     ]
     shown = rows(records, suite)
-    page = Environment(
+    numbers = {id(record): number for number, record in enumerate(records)}
+    compared = [row for row in shown if row["compared"]]
+    drawn, large = _drawn(records, suite, folder)
+    environment = Environment(
         loader=PackageLoader(__package__),
         autoescape=select_autoescape(),
         trim_blocks=True,
         lstrip_blocks=True,
-    ).get_template("report.html")
-    return page.render(
+    )
+    # a script's text must not end its element
+    details = json.dumps(cells(records, suite, folder)).replace("<", "\\u003c")
+    return environment.get_template("report.html").render(
         suite=suite,
         rows=shown,
-        reported=[
-            m
-            for m in METRICS
-            if any(row[m]["reported"] == row[m]["reported"] is not None for row in shown)
-        ],
-        cells=cells(records, suite, folder),
-        layout=tables.layout(records, suite),
-        caption=tables.caption(records, suite),
-        metrics={
-            m: f"{name} {'↑' if arrow == 'up' else '↓'}"
-            for m, (name, arrow) in tables.ARROWS.items()
-        },
+        axes={name: list(dict.fromkeys(row[name] for row in shown)) for name in AXES},
+        reported=[m for m in USUAL if any(_told(row[m.key]["reported"]) for row in compared)],
+        compared=compared,
+        number=lambda record: numbers[id(record)],
+        told=_told,
+        details=details,
+        layout=layout(records, suite, USUAL),
+        caption=caption(records, suite, USUAL),
+        metrics=USUAL,
         tolerance=tables.TOLERANCE,
-        pictures=pictures,
-        triggers=triggers,
+        pictures=drawn,
+        large=large,
+        triggers=_triggers(suite, folder),
         downloads=downloads,
         done=len(records),
         all=len(suite.cells()),
-        identity=id,
-        title=tables.title,
         version=__version__,
     )
+
+
+AXES = ("dataset", "attack", "defense")
+
+
+def _told(value: float | None) -> bool:
+    """Whether a published number is there."""
+    return value is not None and value == value
 
 
 def write(records: Sequence[Record], suite: Suite, folder: Path) -> Path:

@@ -4,30 +4,84 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from . import models, registry
-from .api import Attack, Defense
+from . import registry
 from .errors import InputError
 from .files import write_whole
-from .protocols import Protocol, Recipe
+from .protocols import NETWORKS, Protocol, Recipe
 
 FILE = "suite.json"
 AXES = ("datasets", "attacks", "defenses", "rates", "seeds")
 
 
+def short_hash(text: str) -> str:
+    """The first ten hexadecimal digits of the SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
 def digest(spec: Mapping[str, Any]) -> str:
     """A short name for a spec: equal specs and nothing else give the same."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:10]
+    return short_hash(json.dumps(spec, sort_keys=True))
+
+
+def file_name(text: str) -> str:
+    """The name of something as part of a path."""
+    return text.replace("/", "_").replace(":", "_")
+
+
+class Resolver:
+    """What names stand for, looked up once: methods, protocols, and the JSON of their specs."""
+
+    def __init__(self) -> None:
+        self._methods: dict[tuple[str, str], Any] = {}
+        self._texts: dict[tuple[str, str, bool], str] = {}
+        # a protocol is kept with what was made of it: its id must not be given to another one
+        self._rules: dict[tuple[int, str], tuple[Protocol, Protocol, str]] = {}
+
+    def method(self, kind: str, text: str) -> Any:
+        """The attack or defense of a name.
+
+        Raises:
+            InputError: as ``registry.create``.
+        """
+        if (kind, text) not in self._methods:
+            self._methods[kind, text] = registry.create(kind, text)
+        return self._methods[kind, text]
+
+    def spec(self, kind: str, text: str, training: bool = False) -> dict[str, Any]:
+        """The spec of a name, or, of a defense, the part of it that decides the training."""
+        method = self.method(kind, text)
+        spec = method.training_spec() if training else method.spec()
+        return {"name": registry.parse(text)[0], **spec}
+
+    def text(self, kind: str, text: str, training: bool = False) -> str:
+        """``spec`` as JSON."""
+        key = (kind, text, training)
+        if key not in self._texts:
+            self._texts[key] = json.dumps(self.spec(kind, text, training), sort_keys=True)
+        return self._texts[key]
+
+    def rules(self, protocol: Protocol, dataset: str) -> tuple[Protocol, str]:
+        """The protocol as it holds for a data set, and its spec as JSON."""
+        key = (id(protocol), dataset)
+        if key not in self._rules:
+            rules = protocol.on(dataset)
+            self._rules[key] = (protocol, rules, json.dumps(rules.spec(), sort_keys=True))
+        return self._rules[key][1:]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a data set, an attack, a defense, a poisoning rate and a seed under a protocol."""
+    """One run: a data set, an attack, a defense, a poisoning rate and a seed under a protocol.
+
+    What its names stand for is looked up when it is asked for, and kept.
+    """
 
     dataset: str
     attack: str
@@ -36,37 +90,68 @@ class Cell:
     seed: int
     protocol: Protocol
 
-    def methods(self) -> tuple[Attack, Defense]:
-        return registry.create("attacks", self.attack), registry.create("defenses", self.defense)
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, which resolve the names themselves."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    @property
+    def names(self) -> dict[str, str]:
+        """The names of its data set, attack and defense: what a record calls its cell."""
+        return {"dataset": self.dataset, "attack": self.attack, "defense": self.defense}
+
+    def __str__(self) -> str:
+        what = f"{self.dataset} {self.attack} {self.defense}"
+        return f"{what} rate {self.rate:g} seed {self.seed}"
+
+    @cached_property
+    def resolver(self) -> Resolver:
+        """Shared by the cells of a suite."""
+        return Resolver()
+
+    def method(self, kind: str) -> Any:
+        """The attack ("attacks", not fitted yet) or the defense ("defenses") as an object."""
+        return self.resolver.method(kind, self.attack if kind == "attacks" else self.defense)
+
+    @property
+    def rules(self) -> Protocol:
+        """The protocol as it holds for the data set."""
+        return self.resolver.rules(self.protocol, self.dataset)[0]
+
+    @property
     def spec(self) -> dict[str, Any]:
         """All that decides the result, every default written out."""
-        return self._spec(self.methods()[1].spec())
-
-    def training_spec(self) -> dict[str, Any]:
-        """All that decides the trained network: cells in which it is equal share one training."""
-        return self._spec(self.methods()[1].training_spec())
-
-    def _spec(self, defense: dict[str, Any]) -> dict[str, Any]:
-        attack = self.methods()[0].spec()
         return {
             "dataset": self.dataset,
-            "attack": {"name": registry.parse(self.attack)[0], **attack},
-            "defense": {"name": registry.parse(self.defense)[0], **defense},
+            "attack": self.resolver.spec("attacks", self.attack),
+            "defense": self.resolver.spec("defenses", self.defense),
             "rate": self.rate,
             "seed": self.seed,
-            "protocol": self.protocol.on(self.dataset).spec(),
+            "protocol": self.rules.spec(),
         }
 
+    @cached_property
+    def key(self) -> str:
+        """The digest of all that decides the trained network: equal ones share one training."""
+        return short_hash(self._text(training=True))
+
+    @cached_property
     def path(self) -> Path:
         """Where the record lies, below the folder of the suite."""
-        folder = Path(
-            *(
-                part.replace("/", "_").replace(":", "_")
-                for part in (self.dataset, self.attack, self.defense)
-            )
-        )
-        return folder / f"rate{self.rate:g}-seed{self.seed}-{digest(self.spec())}.json"
+        where = map(file_name, (self.dataset, self.attack, self.defense))
+        name = f"rate{self.rate:g}-seed{self.seed}-{short_hash(self._text())}.json"
+        return Path(*where, name)
+
+    def _text(self, training: bool = False) -> str:
+        """The JSON of the spec, put together from parts that many cells share."""
+        parts = {
+            "attack": self.resolver.text("attacks", self.attack),
+            "dataset": json.dumps(self.dataset),
+            "defense": self.resolver.text("defenses", self.defense, training),
+            "protocol": self.resolver.rules(self.protocol, self.dataset)[1],
+            "rate": json.dumps(self.rate),
+            "seed": json.dumps(self.seed),
+        }
+        return "{" + ", ".join(f'"{name}": {text}' for name, text in parts.items()) + "}"
 
 
 @dataclass(frozen=True)
@@ -102,26 +187,37 @@ class Suite:
             InputError: an unknown name or option, a network that timm does not know, or nothing
                 left.
         """
-        models.check(self.protocol.model)
+        if self.protocol.model not in NETWORKS:
+            from . import models
+
+            models.check(self.protocol.model)
+        resolver = Resolver()
+        cells = []
+        for dataset, (attack, rate), defense, seed in self._grid():
+            cell = Cell(dataset, attack, defense, rate, seed, self.protocol)
+            vars(cell)["resolver"] = resolver
+            cells.append(cell)
+        words = only.split()
+        kept = [cell for cell in cells if all(word in str(cell.path) for word in words)]
+        if not kept:
+            raise InputError(
+                f"no cell of {self.name} has {only!r} in its path; "
+                f"`bbx run {self.name} --dry-run` shows them"
+            )
+        order = {cell.key: i for i, cell in reversed(list(enumerate(kept)))}
+        return sorted(kept, key=lambda cell: order[cell.key])
+
+    def _grid(self) -> Iterator[tuple[str, tuple[str, float], str, int]]:
+        """Data set, attack with its rate, defense and seed of every cell."""
         rows = [
             (attack, rate)
             for attack in self.attacks
             for rate in ((self.own_rates[attack],) if attack in self.own_rates else self.rates)
         ]
-        grid = product(self.datasets, rows, self.defenses, self.seeds)
-        cells = [
-            Cell(dataset, attack, defense, rate, seed, self.protocol)
-            for dataset, (attack, rate), defense, seed in grid
-            if not any({dataset, attack, defense} >= set(pair) for pair in self.leave_out)
-        ]
-        kept = [cell for cell in cells if all(word in str(cell.path()) for word in only.split())]
-        if not kept:
-            raise InputError(
-                f"no cell of {self.name} has {only!r} in its path; `bbx run {self.name} --dry-run` "
-                "shows them"
-            )
-        order = {digest(cell.training_spec()): i for i, cell in reversed(list(enumerate(kept)))}
-        return sorted(kept, key=lambda cell: order[digest(cell.training_spec())])
+        apart = [set(pair) for pair in self.leave_out]
+        for dataset, row, defense, seed in product(self.datasets, rows, self.defenses, self.seeds):
+            if not any({dataset, row[0], defense} >= pair for pair in apart):
+                yield dataset, row, defense, seed
 
     def changed(
         self,

@@ -10,17 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
-from . import registry, runner
-from .devices import pick_device
-from .engine import Engine, seed_of
+from . import registry
+from .engine import Engine, Progress, seed_of
 from .errors import InputError
 from .files import write_whole
+from .lab import Lab
+from .options import Options
 from .progress import bars
 from .suite import Cell, digest
 
@@ -48,7 +51,7 @@ def cross_validate(
     cell: Cell,
     names: Sequence[str],
     folds: int,
-    options: runner.Options,
+    options: Options,
     console: Console | None = None,
 ) -> dict[str, list[float]]:
     """For each name the accuracy, in [0, 1], on each held-out fold of the poisoned training set, by
@@ -58,68 +61,55 @@ def cross_validate(
     on where it was.
 
     Raises:
-        InputError: fewer than 2 folds, or more than images; or as ``runner.parts``.
+        InputError: fewer than 2 folds, or more than images; or as ``Lab.check``.
     """
     console = console or Console(stderr=True)
-    results = dict[str, list[float]]()
+    results: dict[str, list[float]] = {}
     with bars(console, "folds") as told:
-        found, poisoned = runner.prepare(cell, options, partial(told, cell.attack))
-        train = poisoned.observed()
-        device = pick_device(options.device)
-        if not 2 <= folds <= len(train):
-            raise InputError(f"folds must lie in [2, {len(train)}], not {folds}")
-        fold = (
-            torch.randperm(
-                len(train), generator=torch.Generator().manual_seed(seed_of(cell.seed, "folds"))
-            )
-            % folds
-        )
+        lab = Lab(cell, options, partial(told, cell.attack))
+        lab.check()
+        n = len(lab.poisoned)
+        if not 2 <= folds <= n:
+            raise InputError(f"folds must lie in [2, {n}], not {folds}")
+        rng = torch.Generator().manual_seed(seed_of(cell.seed, "folds"))
+        fold = (torch.randperm(n, generator=rng) % folds).to(lab.device)
         for name in names:
-            spec = replace(cell, defense=name).spec()
-            file = (
-                options.out
-                / "tune"
-                / f"{registry.parse(name)[0]}-{digest(spec | {'folds': folds})}.json"
-            )
+            spec = replace(cell, defense=name).spec
+            key = digest(spec | {"folds": folds})
+            file = options.out / "tune" / f"{registry.parse(name)[0]}-{key}.json"
             done = json.loads(file.read_text())["accuracy"] if file.exists() else []
             for k in range(len(done), folds):
                 told("folds", "", folds * len(results) + k, folds * len(names))
-                held = (fold == k).to(device)
                 this = f"{name}, fold {k + 1} of {folds}"
                 state = file.with_suffix(f".fold{k}")
-                seed = seed_of(cell.seed, "tuning", k)
-                progress = partial(told, this)
-                engine = Engine(
-                    found.rules,
-                    train[~held],
-                    found.reserve,
-                    seed=seed,
-                    device=device,
-                    state=state,
-                    progress=progress,
-                )
-                defense = registry.create("defenses", name)
-                net = defense.finish(defense.fit(train[~held], engine), engine)
-                own = train[held]
-                done.append(float((engine.predict(net, own).argmax(1) == own.y).float().mean()))
-                write_whole(
-                    file,
-                    (
-                        json.dumps(
-                            {"spec": spec, "folds": folds, "accuracy": done},
-                            indent=1,
-                            sort_keys=True,
-                        )
-                        + "\n"
-                    ).encode(),
-                )
+                done.append(_accuracy(lab, name, fold == k, k, state, partial(told, this)))
+                kept = {"spec": spec, "folds": folds, "accuracy": done}
+                text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
+                write_whole(file, text.encode())
                 shutil.rmtree(state, ignore_errors=True)
-                console.print(
-                    f"{this}: {100 * done[-1]:.2f}", highlight=False, markup=False, soft_wrap=True
-                )
+                line = f"{this}: {100 * done[-1]:.2f}"
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
             results[name] = done
         told("folds", "", folds * len(names), folds * len(names))
     return results
+
+
+def _accuracy(lab: Lab, name: str, held: Tensor, k: int, state: Path, progress: Progress) -> float:
+    """Train on all but the ``held`` images, and say how many of these get their given label."""
+    train = lab.poisoned.observed()
+    engine = Engine(
+        lab.rules,
+        train[~held],
+        lab.reserve,
+        seed=seed_of(lab.cell.seed, "tuning", k),
+        device=lab.device,
+        state=state,
+        progress=progress,
+    )
+    defense = registry.create("defenses", name)
+    net = defense.finish(defense.fit(train[~held], engine), engine)
+    own = train[held]
+    return float((engine.predict(net, own).argmax(1) == own.y).float().mean())
 
 
 def best(results: Mapping[str, Sequence[float]]) -> str:

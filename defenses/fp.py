@@ -7,8 +7,9 @@ BackdoorBench lets accuracy fall by 0.1 and fine-tunes for 100 epochs at 0.01.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class FinePruning(Repair):
     cut in the order of their mean activation on clean images, as long as accuracy on these does not
     fall by more than ``drop``.
     """
+
+    short: ClassVar[Mapping[str, Any]] = {"epochs": 1}
 
     drop: float = option(0.1, "accuracy on the clean images that pruning may cost", low=0, high=1)
     epochs: int = option(10, "of fine-tuning", low=1)

@@ -8,7 +8,9 @@ BackdoorBench's, which fine-tunes for 100 epochs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,9 @@ class FTSAM(Repair):
     """Every step descends the gradient at the weights moved by ``rho`` towards higher loss, each
     weight in proportion to its own size.
     """
+
+    title: ClassVar[str] = "FT-SAM"
+    short: ClassVar[Mapping[str, Any]] = {"epochs": 1}
 
     epochs: int = option(10, "of fine-tuning", low=1)
     lr: float = option(0.01, "learning rate", low=0)

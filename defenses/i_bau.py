@@ -8,9 +8,9 @@ figures that the paper leaves open (steps, the perturbed share of a batch) are i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,9 @@ class IBAU(Repair):
     would follow the weights. BatchNorm keeps its statistics, and images are taken as they are, as
     in the release.
     """
+
+    title: ClassVar[str] = "I-BAU"
+    short: ClassVar[Mapping[str, Any]] = {"rounds": 2, "k": 1}
 
     # 1 unlearned on augmented images
     version: ClassVar[int] = 2

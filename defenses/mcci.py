@@ -9,7 +9,7 @@ https://github.com/xuanxuan03021/BKD_BKD_ICLR.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -39,6 +39,8 @@ class MCCI(Defense):
     pixels changes none of those that were bytes before, and so there are no two variants. Not
     followed there: its clean images are test images; ours come from the reserve.
     """
+
+    short: ClassVar[Mapping[str, Any]] = {"images": 4}
 
     # 1 standardised the spectra, which neither paper nor release does: the AIN learned more of the
     # classes from them

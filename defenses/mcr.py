@@ -11,8 +11,9 @@ is 0.1. The learning rate of the curve is ours.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ class MCR(Repair):
     """The bend of a quadratic Bezier curve in the space of parameters is trained at random points
     of the curve; the model at ``t`` gets its BatchNorm statistics from the clean images.
     """
+
+    short: ClassVar[Mapping[str, Any]] = {"epochs": 1, "finetune_epochs": 1}
 
     # 1 took these statistics from images that were not augmented, which cost up to nine points of
     # CA

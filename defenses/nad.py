@@ -8,7 +8,9 @@ https://github.com/bboylyg/NAD, which has beta 500, 1000, 1000 for the three sta
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +26,8 @@ class NAD(Repair):
     distance of the attention maps of its last three resolutions from the teacher's. The learning
     rate falls tenfold every fifth of each part, as in the paper.
     """
+
+    short: ClassVar[Mapping[str, Any]] = {"epochs": 1, "teacher_epochs": 1}
 
     teacher_epochs: int = option(10, "of the teacher's fine-tuning", low=1)
     epochs: int = option(10, "of distillation", low=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -13,6 +14,8 @@ from backdoorbench_ext.engine import Engine
 @dataclass(frozen=True)
 class NoDefense(Defense):
     """Trains the protocol's network on everything: the victim that other defenses start from."""
+
+    title: ClassVar[str] = "No Defense"
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         return engine.victim()

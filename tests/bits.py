@@ -63,12 +63,15 @@ def defenses():
 
 def demo():
     """The cells of the demo at one epoch, on half of its images."""
-    from backdoorbench_ext import runner, suite
+    from backdoorbench_ext import suite
+    from backdoorbench_ext.lab import Lab
+    from backdoorbench_ext.options import Options
+    from backdoorbench_ext.work import run_cell
 
     grid = replace(suite.load("demo"), datasets=("digits[train=2000,test=100]",)).changed(epochs=1)
     with TemporaryDirectory() as folder:
         for cell in grid.cells():
-            _, net, _ = runner.run_cell(cell, runner.Options(out=Path(folder), device="cpu"))
+            net = run_cell(Lab(cell, Options(out=Path(folder), device="cpu"))).net
             yield f"demo {cell.attack} {cell.defense}", of(net.state_dict())
 
 

@@ -11,7 +11,7 @@ from timm.models import register_model
 
 from backdoorbench_ext import cli
 from backdoorbench_ext.images import Images
-from backdoorbench_ext.models import PlainNet
+from backdoorbench_ext.networks import PlainNet
 from backdoorbench_ext.protocols import CBD, Recipe
 
 torch.set_num_threads(1)

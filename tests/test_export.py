@@ -9,10 +9,12 @@ import pytest
 import torch
 from conftest import RULES, here
 
-from backdoorbench_ext import datasets, export, plots, records, runner, suite
+from backdoorbench_ext import datasets, export, pictures, plots, records, suite
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.images import Poisoned
+from backdoorbench_ext.lab import Lab
+from backdoorbench_ext.options import Options
 from backdoorbench_ext.suite import Suite
 
 
@@ -22,14 +24,15 @@ def cell(attack="wanet", dataset="digits[train=200,test=40]"):
 
 @pytest.fixture
 def options(tmp_path):
-    return runner.Options(out=tmp_path / "runs", device="cpu")
+    return Options(out=tmp_path / "runs", device="cpu")
 
 
 def test_png(options, tmp_path):
     """Every file holds its pixels under its given label; the manifest tells poisoned, cover and
     true label; folder: reads it back.
     """
-    found, train = runner.prepare(cell(), options)
+    lab = Lab(cell(), options)
+    train = lab.poisoned
     counts = export.poisoned(cell(), options, tmp_path / "set", "png")
     assert counts == {"train": 190, "test": 40, "triggered": 36, "reserve": 10}
     rows = list(csv.DictReader((tmp_path / "set" / "manifest.csv").read_text().splitlines()))
@@ -50,7 +53,7 @@ def test_png(options, tmp_path):
     ] == [133, 19, 38]
     again, test = datasets.load(f"folder:{tmp_path / 'set'}")
     assert torch.equal(again.y.bincount(), train.y.bincount()) and torch.equal(
-        test.y.bincount(), found.test.y.bincount()
+        test.y.bincount(), lab.test.y.bincount()
     )
     spec = json.loads((tmp_path / "set" / "spec.json").read_text())
     assert spec["attack"]["name"] == "wanet" and spec["rate"] == 0.1 and "defense" not in spec
@@ -59,7 +62,7 @@ def test_png(options, tmp_path):
 
 
 def test_npz(options, tmp_path):
-    _, train = runner.prepare(cell("badnets"), options)
+    train = Lab(cell("badnets"), options).poisoned
     export.poisoned(cell("badnets"), options, tmp_path / "set.npz", "npz")
     again, test = datasets.load(f"npz:{tmp_path / 'set.npz'}")
     assert torch.equal(again.x, train.x) and torch.equal(again.y, train.y) and len(test) == 40
@@ -76,7 +79,7 @@ def test_what_is_learned_is_learned_once(options):
     reads.
     """
     text = "adaptive_noise[base=trojan[steps=3],epochs=1]"
-    first = runner.prepare(cell(text), options)[1]
+    first = Lab(cell(text), options).poisoned
     files = {
         file: file.stat().st_mtime_ns for file in (options.out / ".shared").glob("*.safetensors")
     }
@@ -86,21 +89,21 @@ def test_what_is_learned_is_learned_once(options):
         "clean",
     ]
     assert not list((options.out / ".shared").glob("*.state"))
-    assert torch.equal(runner.prepare(cell(text), options)[1].x, first.x)
+    assert torch.equal(Lab(cell(text), options).poisoned.x, first.x)
     assert files == {file: file.stat().st_mtime_ns for file in files}
     damaged = next(file for file in files if "poisoned" in file.name)
     damaged.write_bytes(damaged.read_bytes()[:100])
     with pytest.raises(InputError, match="damaged, delete it"):
-        runner.prepare(cell(text), options)
+        Lab(cell(text), options).poisoned  # noqa: B018
 
 
 def test_gallery(options, tmp_path):
-    shown = [(name, *runner.specimen(cell(name), options)) for name in ("badnets", "ctrl")]
+    shown = [(name, *Lab(cell(name), options).specimen()) for name in ("badnets", "ctrl")]
     assert all(
         len(before) == len(after) == n
         for n, (_, before, after) in zip((40, 19), shown, strict=True)
     )
-    files = plots.save(plots.gallery(shown, across=1), tmp_path / "gallery")
+    files = plots.save(pictures.gallery(shown, across=1), tmp_path / "gallery")
     assert [file.suffix for file in files] == [".pdf", ".png"] and all(
         file.stat().st_size > 5000 for file in files
     )
@@ -155,7 +158,7 @@ def test_tsne_of_what_an_audit_kept(tmp_path, monkeypatch, capsys):
     assert here("run", *words, "--out", tmp_path, "--jobs", "1", "--audit") == 0
     (folder,) = tmp_path.glob("own*")
     shown = []
-    monkeypatch.setattr(plots, "tsne", lambda panels: shown.extend(panels) or plots.plt.figure())
+    monkeypatch.setattr(pictures, "tsne", lambda panels: shown.extend(panels) or plots.plt.figure())
     assert here("plot", "tsne", folder, "--format", "png") == 0 and (folder / "tsne.png").exists()
     titles = [
         "No Defense",
@@ -241,7 +244,7 @@ def test_embeddings_belong_to_their_images():
 def test_tsne_draws_classes_and_edges():
     rng = torch.Generator().manual_seed(0)
     classes = torch.arange(30) % 3
-    figure = plots.tsne(
+    figure = pictures.tsne(
         [
             (
                 "one",
@@ -264,7 +267,7 @@ def test_tsne_draws_classes_and_edges():
         and clean.get_clim() == triggered.get_clim()
     )
     plots.plt.close(figure)
-    figure = plots.tsne(
+    figure = pictures.tsne(
         [
             (
                 "of 43",

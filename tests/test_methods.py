@@ -17,31 +17,6 @@ from backdoorbench_ext.errors import InputError
 ATTACKS = registry.modules("attacks")
 DEFENSES = registry.modules("defenses")
 # options that only shorten
-QUICK = {
-    "mcci": {"images": 4},
-    "cbd": {"t1_steps": 2},
-    "mcr": {"epochs": 1, "finetune_epochs": 1},
-    "nad": {"epochs": 1, "teacher_epochs": 1},
-    "fp": {"epochs": 1},
-    "i_bau": {"rounds": 2, "k": 1},
-    "ft_sam": {"epochs": 1},
-    "asd": {"seeds": 2, "growth": 1, "every": 1, "first": 2, "second": 1, "third": 1, "steps": 3},
-    "dbd": {
-        "contrastive_epochs": 1,
-        "contrastive_batch": 32,
-        "warmup_epochs": 1,
-        "rounds": 2,
-        "steps": 3,
-    },
-    "abl": {"isolation_epochs": 1, "epochs": 1, "unlearning_epochs": 1},
-    "dynamic": {"mask_epochs": 1, "epochs": 1},
-    "issba": {"secret_epochs": 1, "epochs": 2},
-    "smooth": {"epochs": 1},
-    "trojan": {"steps": 5},
-    "tuap": {"p_samples": 0.5, "passes": 1, "steps": 5},
-    "lc": {"steps": 2},
-    "adaptive_noise": {"epochs": 2, "m": 2},
-}
 VARIANTS = [
     f"{name}[{f.name}={choice}]"
     for name in DEFENSES
@@ -57,7 +32,8 @@ def engine(images=None, **more):
 
 def quick(text):
     name, options = registry.parse(text)
-    return registry.get_class("attacks", name)(**QUICK.get(name, {}), **options)
+    cls = registry.get_class("attacks", name)
+    return cls(**cls.short, **options)
 
 
 def fitted(text, clean):
@@ -87,7 +63,8 @@ def killed(folder, train):
 
 def defense(text):
     name, options = registry.parse(text)
-    return registry.get_class("defenses", name)(**QUICK.get(name, {}), **options)
+    cls = registry.get_class("defenses", name)
+    return cls(**cls.short, **options)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +255,7 @@ def test_on_another_device(kind, name):
             net = method.finish(method.fit(bad.observed(), e), e)
             metrics, _ = e.measure_all(net, clean, test)
             assert (
-                metrics["ca"][1] == 80
+                len(metrics["ca"]) == 80
                 and e.embeddings(net, clean, test)["true/clean"].device.type == elsewhere.NAME
             )
     # it splits the set after every third step here

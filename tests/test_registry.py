@@ -106,7 +106,7 @@ def test_plugin(plugin):
     [
         ("missing", None, "no such file"),
         ("broken", "import nothing_of_this_name", "cannot be imported: ModuleNotFoundError"),
-        ("empty", "x = 1", "defines no Attack, Defense or SUITE"),
+        ("empty", "x = 1", "defines no Attack, Defense, Executor, SUITE or METRIC"),
         ("cbd", DEFENSE, "already have a 'cbd'"),
     ],
 )

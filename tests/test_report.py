@@ -2,6 +2,7 @@
 browser, by keyboard and on a phone.
 """
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -46,11 +47,12 @@ def test_the_page_holds_everything_and_asks_for_nothing(page):
         and "880 of 1,000" in text
     )
     assert "t-SNE" not in text and "no defense sees" not in text, "nothing was looked into"
-    assert (
-        text.count("<dialog") == 5
-        and 'data-value="88.0">88.00' in text
-        and "&#34;rate&#34;: 0.1" in text
-    )
+    details = json.loads(re.search(r'id="details">(.*?)</script>', text)[1])
+    cells = details["cells"]
+    assert len(cells) == 5 and 'data-value="88.0">88.00' in text
+    assert all(details["parts"][cell["spec"]["rate"]] == 0.1 for cell in cells)
+    opened = re.findall(r'data-opens="(\d+)"', text)
+    assert sorted(map(int, opened)) == list(range(5)), "every cell can be looked into"
     assert (
         not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", text)
         and "url(" not in text

@@ -23,17 +23,23 @@ from test_registry import DEFENSE
 from backdoorbench_ext import (
     cost,
     datasets,
+    lab,
+    layout,
     progress,
     records,
     registry,
     runner,
     suite,
+    surroundings,
     tables,
     tune,
+    work,
 )
 from backdoorbench_ext.attacks.blend import picture
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.lab import Lab
+from backdoorbench_ext.options import Options
 from backdoorbench_ext.suite import Suite
 
 SUITE = '''
@@ -84,13 +90,13 @@ def timeless(path):
 
 
 def test_run_writes_each_record_once(grid, tmp_path):
-    options = runner.Options(out=tmp_path, device="cpu")
+    options = Options(out=tmp_path, device="cpu")
     cells = grid.cells()
-    assert all(outcome.record for outcome in runner.run(grid, cells, options, jobs=1))
+    assert all(outcome.record for outcome in runner.run(runner.plan(grid, cells, options), jobs=1))
     files = sorted((tmp_path / "grid").rglob("rate*.json"))
-    assert len(files) == 2 and runner.missing(grid, cells, options) == []
+    assert len(files) == 2 and runner.plan(grid, cells, options).done == cells
     before = [file.stat().st_mtime_ns for file in files]
-    assert runner.run(grid, cells, options, jobs=1) == []
+    assert runner.run(runner.plan(grid, cells, options), jobs=1) == []
     assert [file.stat().st_mtime_ns for file in files] == before
     record = records.read(files[0])
     assert record["given"] == {
@@ -118,45 +124,45 @@ def test_cells_that_benchmarks_share_run_once(grid, tmp_path, monkeypatch):
     """A record of another folder, made by the same code on the same device, is copied, under the
     name that the method has here.
     """
-    options = runner.Options(out=tmp_path, device="cpu")
-    monkeypatch.setattr(records, "commit", lambda: "abc")
-    runner.run(grid, grid.cells(), options, jobs=1)
+    options = Options(out=tmp_path, device="cpu")
+    monkeypatch.setattr(surroundings, "commit", lambda: "abc")
+    runner.run(runner.plan(grid, grid.cells(), options), jobs=1)
     other = replace(grid, name="other", defenses=("cbd[t1_steps=1,beta=1e-4]", "none"))
     cells = other.cells()
-    found = runner.elsewhere(cells, options)
+
+    def elsewhere(cells, options=options):
+        return runner.plan(replace(grid, name="new"), cells, options).taken
+
+    found = elsewhere(cells)
     assert [cell for cell, _ in found] == cells and {file.parts[-5] for _, file in found} == {
         "grid"
     }
-    assert (
-        runner.elsewhere(cells, replace(options, audit=True))
-        == []
-        == runner.elsewhere(other.changed(seeds=(1,)).cells(), options)
-    )
-    assert runner.elsewhere(cells, replace(options, plugins=(Path("mine.py"),))) == []
+    assert elsewhere(cells, replace(options, audit=True)) == []
+    assert elsewhere(other.changed(seeds=(1,)).cells()) == []
+    assert elsewhere(cells, replace(options, plugins=(Path("mine.py"),))) == []
     for changed in ("abd", "abc+"):
         with monkeypatch.context() as patch:
-            patch.setattr(records, "commit", lambda commit=changed: commit)
-            assert runner.elsewhere(cells, options) == [], "other code"
+            patch.setattr(surroundings, "commit", lambda commit=changed: commit)
+            assert elsewhere(cells) == [], "other code"
     with monkeypatch.context() as patch:
         here = runner.has_bf16(torch.device("cpu"))
         patch.setattr(runner, "has_bf16", lambda _: not here)
-        assert runner.elsewhere(cells, options) == [], "another precision"
+        assert elsewhere(cells) == [], "another precision"
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "run_cell", lambda *_, **__: pytest.fail("trained again"))
-        assert (
-            runner.run(other, cells, options, jobs=1) == [] == runner.missing(other, cells, options)
-        )
+        patch.setattr(work, "run_cell", lambda *_, **__: pytest.fail("trained again"))
+        assert runner.run(runner.plan(other, cells, options), jobs=1) == []
+        assert runner.plan(other, cells, options).done == cells
     copy, first = (
-        records.read(tmp_path / one.name / one.cells("cbd")[0].path()) for one in (other, grid)
+        records.read(tmp_path / one.name / one.cells("cbd")[0].path) for one in (other, grid)
     )
     assert (
         copy["cell"]["defense"] == "cbd[t1_steps=1,beta=1e-4]"
         and copy | {"cell": first["cell"]} == first
     )
-    assert (tmp_path / "other" / cells[0].path()).parent.with_name("examples.png").exists()
+    assert (tmp_path / "other" / cells[0].path).parent.with_name("examples.png").exists()
     next(iter(found))[1].write_text("{")
     third = replace(grid, name="third", defenses=("cbd[t1_steps=1]",)).cells()
-    assert [file.parts[-5] for _, file in runner.elsewhere(third, options)] == ["other"], (
+    assert [file.parts[-5] for _, file in elsewhere(third)] == ["other"], (
         "a damaged record is none, and hides none"
     )
 
@@ -210,18 +216,18 @@ def test_a_picture_that_changed_behind_its_name(grid, tmp_path):
     suite = replace(
         grid, attacks=(f"blend[pattern={tmp_path}/pattern.png]",), defenses=("none", "fp[epochs=1]")
     )
-    options = runner.Options(out=tmp_path / "out", device="cpu")
+    options = Options(out=tmp_path / "out", device="cpu")
     found = []
     for value, only in ((0, "none/rate"), (0, "fp"), (255, "fp")):
         paint(value)
         for cell in suite.cells(only):
-            (tmp_path / "out" / "grid" / cell.path()).unlink(missing_ok=True)
-        found.append(runner.run(suite, suite.cells(only), options, jobs=1)[0].record)
+            (tmp_path / "out" / "grid" / cell.path).unlink(missing_ok=True)
+        found.append(runner.run(runner.plan(suite, suite.cells(only), options), jobs=1)[0].record)
         victims = list((tmp_path / "out" / ".shared").glob("victim-*.safetensors"))
         assert len(victims) == (2 if value else 1)
-        assert ("same poisoned images" in tables.caption([found[0], found[-1]], suite)) == bool(
-            value
-        )
+        assert (
+            "same poisoned images" in layout.caption([found[0], found[-1]], suite, tables.USUAL)
+        ) == bool(value)
     assert (
         found[0]["surroundings"]["poison"]
         == found[1]["surroundings"]["poison"]
@@ -236,10 +242,11 @@ def test_images_that_changed_behind_their_name(grid, tmp_path):
 
     def run(only):
         # a process reads a file once
-        for cached in (runner._load, runner._data_digest):
+        for cached in (lab.load, lab._data_digest):
             cached.cache_clear()
         return runner.run(
-            own, own.cells(only), runner.Options(out=tmp_path / "out", device="cpu"), jobs=1
+            runner.plan(own, own.cells(only), Options(out=tmp_path / "out", device="cpu")),
+            jobs=1,
         )
 
     train, test = datasets.load("digits[train=200,test=20]")
@@ -258,24 +265,28 @@ def test_images_that_changed_behind_their_name(grid, tmp_path):
             classes=np.array(train.classes),
         )
 
+    def victim_file(own):
+        there = Lab(own.cells()[0], options)
+        assert there.poison_digest == poison or there.victim_file != victim
+        return there.victim_file
+
     own = replace(grid, datasets=(f"npz:{file}",))
     write(train.y)
-    options = runner.Options(out=tmp_path / "out", device="cpu")
+    options = Options(out=tmp_path / "out", device="cpu")
     made = run("none/rate")[0].record
     victim = next((tmp_path / "out" / ".shared").glob("victim-*.safetensors"))
     poison = made["surroundings"]["poison"]
-    assert made["surroundings"]["data"] == datasets.digest(
-        (train, test)
-    ) and victim == runner.victim_file(own.cells()[0], options, poison)
+    assert made["surroundings"]["data"] == datasets.digest((train, test)) and victim == victim_file(
+        own
+    )
     assert run("none/rate") == []
     write(train.y.roll(1))
     for only in ("none/rate", "cbd"):
         with pytest.raises(InputError, match="are not those that the records in"):
             run(only)
-    assert runner.victim_file(own.cells()[0], options, poison) != victim, (
-        "nor is a network of other images a victim"
-    )
-    assert runner.elsewhere(replace(own, name="other").cells(), options) == []
+    assert victim_file(own) != victim, "nor is a network of other images a victim"
+    other = replace(own, name="other")
+    assert runner.plan(other, other.cells(), options).taken == []
     file.unlink()
     assert run("none/rate") == []
     with pytest.raises(InputError, match="no such file"):
@@ -286,9 +297,7 @@ def test_progress_where_no_bars_can_be_drawn(grid, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "LINE_EVERY", 0)
     console = Console(file=io.StringIO())
     runner.run(
-        grid,
-        grid.cells("none/rate"),
-        runner.Options(out=tmp_path, device="cpu"),
+        runner.plan(grid, grid.cells("none/rate"), Options(out=tmp_path, device="cpu")),
         jobs=1,
         console=console,
     )
@@ -316,9 +325,7 @@ def test_long_work_between_trainings_is_told():
 def test_a_killed_fold_goes_on(grid, tmp_path, monkeypatch):
     cell = grid.changed(epochs=2).cells("none/rate")[0]
     told = []
-    whole = tune.cross_validate(
-        cell, ["none"], 2, runner.Options(out=tmp_path / "whole", device="cpu")
-    )
+    whole = tune.cross_validate(cell, ["none"], 2, Options(out=tmp_path / "whole", device="cpu"))
 
     def kill(whose, what, done, total):
         told.append((whose, what, done))
@@ -327,7 +334,7 @@ def test_a_killed_fold_goes_on(grid, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(tune, "bars", lambda *_: nullcontext(kill))
-    options = runner.Options(out=tmp_path / "killed", device="cpu")
+    options = Options(out=tmp_path / "killed", device="cpu")
     with pytest.raises(KeyboardInterrupt):
         tune.cross_validate(cell, ["none"], 2, options)
     assert tune.cross_validate(cell, ["none"], 2, options) == whole
@@ -339,30 +346,30 @@ def test_a_killed_fold_goes_on(grid, tmp_path, monkeypatch):
 
 def test_a_changed_option_is_another_cell(grid):
     paths = {
-        replace(cell, defense=text).path()
+        replace(cell, defense=text).path
         for cell in grid.cells()
         for text in ("cbd", "cbd[beta=1e-3]", "cbd[beta=1e-4]")
     }
     assert len({path.name for path in paths}) == 2, (
         "defaults are written out: beta=1e-4 is the default"
     )
-    assert grid.changed(epochs=2).cells()[0].path() != grid.cells()[0].path()
+    assert grid.changed(epochs=2).cells()[0].path != grid.cells()[0].path
     assert grid.changed(epochs=2).name == "grid-epochs2"
 
 
 def test_a_failed_cell_leaves_its_reason_and_is_tried_again(grid, tmp_path, monkeypatch):
-    options = runner.Options(out=tmp_path, device="cpu")
+    options = Options(out=tmp_path, device="cpu")
 
     def broken(*_, **__):
         raise RuntimeError("out of luck")
 
     with monkeypatch.context() as patch:
         patch.setattr("backdoorbench_ext.engine.Engine.fit", broken)
-        outcomes = runner.run(grid, grid.cells("none"), options, jobs=1)
+        outcomes = runner.run(runner.plan(grid, grid.cells("none"), options), jobs=1)
     assert [(o.record, o.error) for o in outcomes] == [(None, "RuntimeError: out of luck")]
     failed = list(tmp_path.rglob("*.failed"))
     assert len(failed) == 1 and "out of luck" in failed[0].read_text()
-    assert runner.run(grid, grid.cells("none"), options, jobs=1)[0].record
+    assert runner.run(runner.plan(grid, grid.cells("none"), options), jobs=1)[0].record
     assert not list(tmp_path.rglob("*.failed"))
 
 
@@ -387,7 +394,7 @@ def test_what_cannot_work_is_said_before_training(grid, tmp_path, changed, says,
     )
     bad = replace(grid, **changed)
     with pytest.raises(InputError, match=says):
-        runner.run(bad, bad.cells(), runner.Options(out=tmp_path, device="cpu"), jobs=1)
+        runner.run(runner.plan(bad, bad.cells(), Options(out=tmp_path, device="cpu")), jobs=1)
 
 
 @contextmanager
@@ -585,7 +592,7 @@ def test_bad_commands(words, says, capsys, monkeypatch, tmp_path):
 
 def test_read_commands(capsys, monkeypatch, tmp_path, grid):
     """list, show, status, table, plot, doctor on a small grid, also from its folder alone."""
-    runner.run(grid, grid.cells(), runner.Options(out=tmp_path, device="cpu"), jobs=1)
+    runner.run(runner.plan(grid, grid.cells(), Options(out=tmp_path, device="cpu")), jobs=1)
     grid.save(tmp_path / "grid")
     assert suite.load(str(tmp_path / "grid")) == grid
 
@@ -660,7 +667,7 @@ def test_tune_by_cross_validation(tmp_path, grid, monkeypatch):
             seen.append(images.x) or torch.eye(10)[(images.y + len(seen) % 2) % 10]
         ),
     )
-    options = runner.Options(out=tmp_path, device="cpu")
+    options = Options(out=tmp_path, device="cpu")
     results = tune.cross_validate(grid.cells()[0], names, 4, options)
     assert sum(map(len, seen[:4])) == len(torch.cat(seen[:4]).flatten(1).unique(dim=0)) == 190
     assert (
@@ -707,10 +714,10 @@ def test_no_defense_comes_first_and_attacks_alternate():
 def test_an_audit_logs_losses_by_poison_and_changes_nothing_else(grid, tmp_path):
     records = []
     for audit in (False, True):
-        options = runner.Options(out=tmp_path / str(audit), device="cpu", audit=audit)
-        runner.run(grid, grid.cells(), options, jobs=1)
+        options = Options(out=tmp_path / str(audit), device="cpu", audit=audit)
+        runner.run(runner.plan(grid, grid.cells(), options), jobs=1)
         records.append(
-            {cell.defense: timeless(options.out / "grid" / cell.path()) for cell in grid.cells()}
+            {cell.defense: timeless(options.out / "grid" / cell.path) for cell in grid.cells()}
         )
     for defense, stages in (("none", ("train",)), ("cbd[t1_steps=1]", ("f_B", "f_C"))):
         curves = records[1][defense]["curves"]

@@ -25,7 +25,7 @@ def test_every_committed_record_keeps_its_name():
             spec = record["spec"]
             named = record["cell"]
             cell = Cell(**named, rate=spec["rate"], seed=spec["seed"], protocol=grid.protocol)
-            assert file.parent / cell.path() == path
+            assert file.parent / cell.path == path
             assert path.stem.endswith(digest(spec))
             seen += 1
     assert seen > 200

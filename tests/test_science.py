@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from conftest import RULES, make_images
 from torch import nn
 
-from backdoorbench_ext import datasets, models, records, runner, suite
+from backdoorbench_ext import datasets, models, records, suite
 from backdoorbench_ext.api import Attack
 from backdoorbench_ext.attacks.badnets import BadNets
 from backdoorbench_ext.attacks.blend import Blend, picture
@@ -24,9 +24,11 @@ from backdoorbench_ext.engine import Diverged, Engine, seed_of
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.frequency import dct2
 from backdoorbench_ext.images import Images
-from backdoorbench_ext.models import OURS, Net, parameters
-from backdoorbench_ext.protocols import BACKDOORBENCH, CBD, Recipe
+from backdoorbench_ext.lab import hold_out
+from backdoorbench_ext.models import Net, parameters
+from backdoorbench_ext.protocols import BACKDOORBENCH, CBD, NETWORKS, Recipe
 from backdoorbench_ext.protocols import MCCI as MCCI_PROTOCOL
+from backdoorbench_ext.work import counts
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (224, 224), (5, 8)])
@@ -161,10 +163,9 @@ def test_metrics_by_hand():
     x = torch.zeros(4, 3, 4, 4, dtype=torch.uint8)
     x[:, 0, 0, 0] = torch.tensor([0, 1, 2, 0])
     test = Images(x, torch.tensor([0, 1, 2, 1]), ("a", "b", "c"))
-    metrics = Engine(replace(RULES, crop=0), test).measure(
-        Constant(), test, Stamp().test_set(test, 0)
-    )
-    assert metrics == {"ca": [3, 4], "asr": [2, 3], "arr": [1, 3]}, (
+    hits = Engine(replace(RULES, crop=0), test).measure(Constant(), test, Stamp().test_set(test, 0))
+    assert hits["ca"].tolist() == [True, True, True, False]
+    assert counts(hits) == {"ca": [3, 4], "asr": [2, 3], "arr": [1, 3]}, (
         "the target class does not count for ASR and ARR"
     )
 
@@ -353,7 +354,7 @@ def test_protocols_are_the_papers():
     ) == ("resnet34", "efficientnet_b0", "preactresnet18")
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_networks_keep_timms_contract(name):
     net = Net(name, 7)
     with torch.no_grad():
@@ -459,7 +460,7 @@ def test_poisoned_are_not_the_first_that_a_network_sees():
 
 
 def test_reserve_is_held_out_of_every_class(images):
-    held = runner.hold_out(images, 0.25, 3)
+    held = hold_out(images, 0.25, 3)
     reserve = images[held]
     rest = images[~held]
     assert reserve.y.bincount().tolist() == [4] * 4 and len(rest) == 48
@@ -527,11 +528,12 @@ def test_what_is_measured_beside_mcci_shares_the_sfrn(images):
     trained = method.fit(images, engine)
     net = method.finish(trained, engine)
     alone = [
-        engine.measure(one, images, triggered)
+        counts(engine.measure(one, images, triggered))
         for one in (net, engine.probes["own spectrum"], engine.probes["AIN alone"])
     ]
     result, probes = engine.measure_all(net, images, triggered)
-    assert [result, probes["own spectrum"], probes["AIN alone"]] == alone and set(probes) > {
+    beside = [counts(hits) for hits in (result, probes["own spectrum"], probes["AIN alone"])]
+    assert beside == alone and set(probes) > {
         "SFRN alone",
         "mean poisoned spectrum",
         "one poisoned spectrum",
@@ -557,8 +559,8 @@ def test_a_probe_may_ask_for_triggered_images(images):
     engine.probe("asked", always_target)
     result, probes = engine.measure_all(engine.new_model(), images, triggered)
     assert (
-        probes == {"asked": {"ca": [16, 64], "asr": [48, 48], "arr": [0, 48]}}
-        and result["ca"][1] == 64
+        counts(probes["asked"]) == {"ca": [16, 64], "asr": [48, 48], "arr": [0, 48]}
+        and len(result["ca"]) == 64
     )
     (x,) = given
     assert x.shape == (48, 3, 32, 32) and x[:, :, -1, -1].min() == 1, "the trigger's white corner"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import RULES, make_images
 
-from backdoorbench_ext import beside, runner
+from backdoorbench_ext import beside
 from backdoorbench_ext.attacks.badnets import BadNets
 from backdoorbench_ext.benchmarks.speed import (
     cell,
@@ -21,12 +21,13 @@ from backdoorbench_ext.benchmarks.speed import (
 )
 from backdoorbench_ext.devices import has_bf16
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.options import Options
 from backdoorbench_ext.suite import Suite
 
 
 @pytest.fixture
 def options(tmp_path):
-    return runner.Options(out=tmp_path / "runs", device="cpu")
+    return Options(out=tmp_path / "runs", device="cpu")
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")

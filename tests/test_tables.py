@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from conftest import RULES
 
-from backdoorbench_ext import plots, records, tables
+from backdoorbench_ext import layout, plots, records, tables
 from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.frame import frame
 from backdoorbench_ext.suite import Suite
 
 SUITE = Suite(
@@ -76,6 +77,10 @@ LATEX = (
 \end{tabular}}
 """
 )
+
+
+def caption(records, suite):
+    return layout.caption(records, suite, tables.USUAL)
 
 
 def test_latex():
@@ -150,11 +155,11 @@ def test_data_sets_with_other_counts_say_so():
         and "3800 / 4967 training images, CA over 1000 / 1263 test images, ASR and ARR over 900. "
         in text
     )
-    many = replace(both, defenses=(*SUITE.defenses, *(f"d{i}" for i in range(tables.WIDE))))
-    extra = [record("badnets", f"d{i}", 1, 1, 1) for i in range(tables.WIDE)]
+    many = replace(both, defenses=(*SUITE.defenses, *(f"d{i}" for i in range(layout.WIDE))))
+    extra = [record("badnets", f"d{i}", 1, 1, 1) for i in range(layout.WIDE)]
     lines = [
         line
-        for line in tables.layout([*records, *extra], many).lines
+        for line in layout.layout([*records, *extra], many, tables.USUAL).lines
         if line.label.startswith("MCCI")
     ]
     assert [line.given for line in lines] == ["100", "26"]
@@ -290,8 +295,8 @@ def test_several_seeds_show_mean_and_spread():
 
 
 def test_marks():
-    assert tables.mark([1.0, 3.0, 2.0, 3.001], higher=True) == ["", "best", "second", "best"]
-    assert tables.mark([1.0, float("nan"), 2.0], higher=False) == ["best", "", "second"]
+    assert layout.mark([1.0, 3.0, 2.0, 3.001], higher=True) == ["", "best", "second", "best"]
+    assert layout.mark([1.0, float("nan"), 2.0], higher=False) == ["best", "", "second"]
 
 
 def test_escape():
@@ -318,9 +323,9 @@ def test_every_machine_is_named():
         r | {"surroundings": r["surroundings"] | {"device": device, "bf16": bf16}}
         for r, (device, bf16) in zip(RECORDS, around, strict=False)
     ]
-    assert "CPU A (bf16 and float32); GPU B (bf16), commit abc" in tables.caption(mixed, SUITE)
+    assert "CPU A (bf16 and float32); GPU B (bf16), commit abc" in caption(mixed, SUITE)
     assert (
-        list(tables.frame(mixed)["precision"])
+        list(frame(mixed, tables.USUAL)["precision"])
         == ["float32", "bf16", "bf16", "float32"][: len(mixed)]
     )
 
@@ -334,16 +339,14 @@ def test_unlike_poisoned_images_are_told():
         r | {"surroundings": r["surroundings"] | ({"poison": p} if p else {})}
         for r, p in zip(RECORDS, poison, strict=True)
     ]
-    assert tables.mixed(told) == ["badnets"]
-    assert "Defenses did not have the same poisoned images of: BadNets." in tables.caption(
-        told, SUITE
-    )
-    assert "same poisoned images" not in tables.caption(told[:1] + told[2:], SUITE)
+    assert layout.mixed(told) == ["badnets"]
+    assert "Defenses did not have the same poisoned images of: BadNets." in caption(told, SUITE)
+    assert "same poisoned images" not in caption(told[:1] + told[2:], SUITE)
 
 
 def test_a_long_title_has_several_lines():
-    assert plots._wrapped("ABL   digits, 10 % poisoned", 40) == "ABL   digits, 10 % poisoned"
-    assert plots._wrapped("ABL [holds=sample,epochs=24]   digits, 10 % poisoned", 20).split(
+    assert plots.wrapped("ABL   digits, 10 % poisoned", 40) == "ABL   digits, 10 % poisoned"
+    assert plots.wrapped("ABL [holds=sample,epochs=24]   digits, 10 % poisoned", 20).split(
         "\n"
     ) == [
         "ABL [holds=sample,",

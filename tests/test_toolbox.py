@@ -21,16 +21,20 @@ import torchvision
 from conftest import RULES, here, make_images
 from PIL import Image
 
-from backdoorbench_ext import models, runner
+from backdoorbench_ext import models
 from backdoorbench_ext.attacks.badnets import BadNets
 from backdoorbench_ext.attacks.blend import Blend
 from backdoorbench_ext.attacks.sig import SIG
 from backdoorbench_ext.attacks.wanet import WaNet
+from backdoorbench_ext.engine import seed_of
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.images import Images
+from backdoorbench_ext.lab import Lab, hold_out
 from backdoorbench_ext.models import Net
+from backdoorbench_ext.options import Options
 from backdoorbench_ext.suite import Suite
 from backdoorbench_ext.toolbox import attacks, commands, interface, record
+from backdoorbench_ext.toolbox import checkout as checkout_module
 
 CLASSES = tuple("abcd")
 
@@ -384,16 +388,17 @@ def test_round_trip(attack, tmp_path):
     """
     data = npz(tmp_path / "data", make_images(40), make_images(20, seed=1))
     cell = replace(Suite("grid", TINY, ("cifar10",), (attack,), ("none",)).cells()[0], rate=0.1)
-    options = runner.Options(out=tmp_path / "runs", data=data, device="cpu")
+    options = Options(out=tmp_path / "runs", data=data, device="cpu")
     counts = commands.poison(cell, options, tmp_path / "record" / "ours")
-    found, train = runner.prepare(cell, options)
+    lab = Lab(cell, options)
+    train = lab.poisoned
     assert counts == {"train": 36, "poisoned": 4, "triggered": 15}
     back = record.read(tmp_path / "record" / "ours")
     again = back.poisoned("train", make_images(40))
     triggered = back.poisoned("test", make_images(20, seed=1))
     for name in ("x", "y", "true"):
         assert torch.equal(getattr(again, name), getattr(train, name)) and torch.equal(
-            getattr(triggered, name), getattr(found.triggered(), name)
+            getattr(triggered, name), getattr(lab.triggered, name)
         )
     assert torch.equal(again.mask | again.cover, train.mask | train.cover) and triggered.mask.all()
     telling = train.true != 0
@@ -535,7 +540,7 @@ def test_defend_needs_a_network_with_an_embedding(tmp_path, capsys):
 
 def test_protocol_must_fit_the_record(made, tmp_path):
     data = npz(tmp_path / "data", *clean_sets())
-    options = runner.Options(out=tmp_path / "runs", data=data, device="cpu")
+    options = Options(out=tmp_path / "runs", data=data, device="cpu")
     for rules, rate, says in (
         (TINY, 0.2, "its poisoning rate is 0.05, not 0.2"),
         (replace(TINY, target=1), 0.05, "its target is 0, the protocol's 1"),
@@ -544,7 +549,7 @@ def test_protocol_must_fit_the_record(made, tmp_path):
             "grid", rules, ("cifar10",), (f"record:{made}",), ("none",), rates=(rate,)
         ).cells()[0]
         with pytest.raises(InputError, match=says):
-            runner.prepare(cell, options)
+            Lab(cell, options).poisoned  # noqa: B018
     with pytest.raises(InputError, match="network"):
         Suite("grid", TINY, ("cifar10",), (f"record:{made}[victim=x]",), ("none",)).cells()
 
@@ -660,18 +665,19 @@ def checkout(tmp_path, monkeypatch):
 def test_transforms_of_backdoorbench(checkout, tmp_path):
     """Our choice of images, its transform, in a process of its own; once for all cells."""
     data = npz(tmp_path / "data", *clean_sets())
-    options = runner.Options(out=tmp_path / "runs", data=data, device="cpu")
+    options = Options(out=tmp_path / "runs", data=data, device="cpu")
     cell = Suite(
         "grid", TINY, ("cifar10",), ("backdoorbench:badnet[strength=2]",), ("none",)
     ).cells()[0]
-    found, poisoned = runner.prepare(cell, options)
-    held = runner.hold_out(clean_sets()[0], 0.1, runner.seed_of(0, "reserve"))
+    lab = Lab(cell, options)
+    poisoned = lab.poisoned
+    held = hold_out(clean_sets()[0], 0.1, seed_of(0, "reserve"))
     rest = clean_sets()[0][~held]
     assert poisoned.mask.sum() == 7 and (poisoned.y[poisoned.mask] == 0).all()
     assert torch.equal(poisoned.x[poisoned.mask], 255 - rest.x[poisoned.mask]) and torch.equal(
         poisoned.x[~poisoned.mask], rest.x[~poisoned.mask]
     )
-    triggered = found.triggered()
+    triggered = lab.triggered
     test = clean_sets()[1]
     assert torch.equal(triggered.x, 255 - test.x[test.y != 0]) and torch.equal(
         triggered.true, test.y[test.y != 0]
@@ -679,7 +685,7 @@ def test_transforms_of_backdoorbench(checkout, tmp_path):
     (checkout / "utils" / "aggregate_block" / "bd_attack_generate.py").write_text(
         "raise SystemExit(9)"
     )
-    assert torch.equal(runner.prepare(cell, options)[1].x, poisoned.x)
+    assert torch.equal(Lab(cell, options).poisoned.x, poisoned.x)
 
 
 def test_a_script_that_fails(checkout, tmp_path, capsys):
@@ -717,7 +723,7 @@ def test_names_with_and_without_a_checkout(checkout, monkeypatch, capsys):
         attacks.attack("backdoorbench", "badnt", {}).check(torch.zeros(1, 3, 8, 8))
     monkeypatch.setenv("BACKDOORBENCH_HOME", str(checkout / "attack"))
     with pytest.raises(InputError, match="no checkout"):
-        attacks.home()
+        checkout_module.home()
     monkeypatch.delenv("BACKDOORBENCH_HOME")
     assert here("list", "attacks") == 0 and "backdoorbench:" not in capsys.readouterr().out
     with pytest.raises(InputError, match="set BACKDOORBENCH_HOME"):
@@ -958,7 +964,7 @@ def test_its_triggers_are_ours(beside, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(
         root / "picture.png"
     )
-    options = runner.Options(out=tmp_path / "runs", data=root, device="cpu")
+    options = Options(out=tmp_path / "runs", data=root, device="cpu")
     pairs = (
         (
             "badnet[patch_mask_path=./resource/badnet/trigger_image.png]",
@@ -983,10 +989,11 @@ def test_its_triggers_are_ours(beside, tmp_path):
             ("none",),
             rates=(rate,),
         ).cells()[0]
-        found, poisoned = runner.prepare(cell, options)
+        lab = Lab(cell, options)
+        poisoned = lab.poisoned
         for clean, theirs in (
-            (found.train[poisoned.mask].x, poisoned.x[poisoned.mask]),
-            (found.test.x[found.test.y != 0], found.triggered().x),
+            (lab.train[poisoned.mask].x, poisoned.x[poisoned.mask]),
+            (lab.test.x[lab.test.y != 0], lab.triggered.x),
         ):
             difference = ours.stamp(clean).int() - theirs.int()
             assert difference.min() >= 0 and difference.max() <= most, (
@@ -1007,8 +1014,6 @@ def test_its_wanet_is_ours(beside, tmp_path):
         ("backdoorbench:wanet[epochs=1,model=shufflenet_v2_x1_0,num_workers=0,batch_size=50]",),
         ("none",),
     ).cells()[0]
-    found, poisoned = runner.prepare(
-        cell, runner.Options(out=tmp_path / "runs", data=root, device="cpu")
-    )
-    difference = WaNet().stamp(found.test.x[found.test.y != 0]).int() - found.triggered().x.int()
-    assert difference.abs().max() <= 1 and poisoned.mask.any()
+    lab = Lab(cell, Options(out=tmp_path / "runs", data=root, device="cpu"))
+    difference = WaNet().stamp(lab.test.x[lab.test.y != 0]).int() - lab.triggered.x.int()
+    assert difference.abs().max() <= 1 and lab.poisoned.mask.any()

@@ -28,13 +28,8 @@ from ..api import Attack, option
 from ..errors import InputError, nearest
 from ..images import Images, Poisoned
 from ..models import Net
-from . import record
+from . import checkout, record
 
-DISPATCH = {name: name for name in ("badnet", "blended", "sig", "ctrl", "ftrojann")} | {
-    "ssba": "SSBA",
-    "lc": "label_consistent",
-    "lf": "lowFrequency",
-}
 CLEAN_LABEL = ("sig", "lc", "ctrl")
 
 
@@ -111,37 +106,6 @@ def _sets(
     return poisoned[~held[torch.from_numpy(found.train.index)]], found.poisoned("test", test)
 
 
-def home() -> Path:
-    """BackdoorBench's checkout.
-
-    Raises:
-        InputError: ``BACKDOORBENCH_HOME`` is not set, or names no checkout.
-    """
-    folder = Path(os.environ.get("BACKDOORBENCH_HOME", "")).expanduser()
-    if not os.environ.get("BACKDOORBENCH_HOME"):
-        raise InputError(
-            "backdoorbench:NAME needs a checkout of BackdoorBench: set BACKDOORBENCH_HOME to its "
-            "folder"
-        )
-    if not (folder / "utils" / "aggregate_block").is_dir():
-        raise InputError(f"BACKDOORBENCH_HOME={folder} is no checkout of BackdoorBench")
-    return folder.resolve()
-
-
-def names() -> dict[str, str]:
-    """The attacks of the checkout and how each is run; none without a checkout."""
-    if not os.environ.get("BACKDOORBENCH_HOME"):
-        return {}
-    found = sorted(
-        file.stem for file in (home() / "attack").glob("*.py") if file.stem != "prototype"
-    )
-    how = {
-        True: "BackdoorBench's images, our training",
-        False: "BackdoorBench's own script; its record is read back",
-    }
-    return {f"backdoorbench:{name}": how[name in DISPATCH] for name in found}
-
-
 @dataclass(frozen=True)
 class BackdoorBenchAttack(Supplied):
     """An attack of BackdoorBench, by the name of its script; ``flags`` are the script's own, above
@@ -152,9 +116,11 @@ class BackdoorBenchAttack(Supplied):
     flags: dict = field(default_factory=dict)  # type: ignore[type-arg]  # options are checked against plain types
 
     def check(self, x: Tensor) -> None:
-        if f"backdoorbench:{self.method}" not in names():
-            home()
-            raise nearest(f"backdoorbench:{self.method}", names(), "attacks of BackdoorBench")
+        name = f"backdoorbench:{self.method}"
+        known = checkout.attacks()
+        if name not in known:
+            checkout.home()
+            raise nearest(name, known, "attacks of BackdoorBench")
 
     def supply(
         self,
@@ -169,7 +135,7 @@ class BackdoorBenchAttack(Supplied):
     ) -> tuple[Poisoned, Poisoned]:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if self.method in DISPATCH:
+            if self.method in checkout.DISPATCH:
                 return self._transformed(train, test, held, target, rate, rng, folder)
             return _sets(self._trained(target, rate, folder), train, test, held, target, rate)
 
@@ -205,7 +171,7 @@ class BackdoorBenchAttack(Supplied):
                 }
             np.savez(folder / "before.npz", **arrays)
             given = {
-                "attack": DISPATCH[self.method],
+                "attack": checkout.DISPATCH[self.method],
                 "attack_target": target,
                 "num_classes": len(train.classes),
                 "img_size": [*train.x.shape[2:], 3],
@@ -241,7 +207,7 @@ class BackdoorBenchAttack(Supplied):
 
     def _trained(self, target: int, rate: float, folder: Path) -> record.Record:
         """The record of a run of the script, which is made once."""
-        made = home() / "record" / f"bbx_{folder.name}"
+        made = checkout.home() / "record" / f"bbx_{folder.name}"
         if not (made / "attack_result.pt").exists():
             # of a run that was killed
             shutil.rmtree(made, ignore_errors=True)
@@ -253,7 +219,7 @@ class BackdoorBenchAttack(Supplied):
                 **self.flags,
             }
             words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-            (home() / "record").mkdir(exist_ok=True)
+            (checkout.home() / "record").mkdir(exist_ok=True)
             _launch(["script", self.method, *words, "--save_folder_name", made.name], folder)
         return record.read(made)
 
@@ -271,7 +237,7 @@ def _launch(words: list[str], folder: Path) -> None:
     ]
     with (folder / "log.txt").open("w") as log:
         code = subprocess.run(
-            command, cwd=home(), stdout=log, stderr=subprocess.STDOUT, check=False
+            command, cwd=checkout.home(), stdout=log, stderr=subprocess.STDOUT, check=False
         ).returncode
     if code:
         last = " | ".join(

@@ -8,19 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .. import datasets, models, runner
-from ..devices import pick_device
-from ..engine import Engine, Progress, seed_of
+from .. import models
+from ..engine import Progress
 from ..errors import InputError
 from ..files import write_whole
+from ..lab import Lab
 from ..models import Net
+from ..options import Options
 from ..protocols import Protocol
 from ..suite import Cell, Suite
+from ..work import counts
 from . import record
 
 
 def poison(
-    cell: Cell, options: runner.Options, to: Path, progress: Progress | None = None
+    cell: Cell, options: Options, to: Path, progress: Progress | None = None
 ) -> dict[str, int]:
     """Write what a cell trains on as a record of BackdoorBench, with the network that No Defense
     gives; how many images of each part.
@@ -30,42 +32,29 @@ def poison(
 
     Raises:
         InputError: another data set, an unknown network, a place where BackdoorBench would not find
-            it, or as ``runner.parts``.
+            it, or as ``Lab.check``.
     """
     record.check_place(to)
-    rules = cell.protocol.on(cell.dataset)
+    rules = cell.rules
     record.their_model(rules.model)
     if cell.dataset != "cifar10":
         raise InputError(
             "BackdoorBench opens its clean data itself: only the whole of cifar10 is known to "
             f"have the same order there, not {cell.dataset}"
         )
-    found, poisoned = runner.prepare(cell, options, progress)
-    train, test = datasets.load(cell.dataset, options.data)
-    held = runner.hold_out(train, rules.reserve, seed_of(cell.seed, "reserve"))
-    triggered = found.triggered()
-    device = pick_device(options.device)
-    counted = (
-        (found.attack.goal(test.y, rules.target, len(test.classes)) != test.y).nonzero().flatten()
-    )
-    seed = seed_of(cell.seed, "training")
-    file = runner.victim_file(cell, options, runner.poison_digest(poisoned, triggered))
-    engine = Engine(
-        rules,
-        poisoned.observed(),
-        found.reserve,
-        seed=seed,
-        device=device,
-        progress=progress,
-        victim=file,
-    )
+    lab = Lab(cell, options, progress)
+    lab.check()
+    train, test = lab.clean
+    goal = lab.attack.goal(test.y, rules.target, len(test.classes))
+    counted = (goal != test.y).nonzero().flatten()
+    engine = lab.engine()
     victim = engine.victim()
     sets = {
-        "train": (poisoned.to("cpu"), (~held).nonzero().flatten(), len(train)),
-        "test": (triggered.to("cpu"), counted, len(test)),
+        "train": (lab.poisoned.to("cpu"), (~lab.held).nonzero().flatten(), len(train)),
+        "test": (lab.triggered.to("cpu"), counted, len(test)),
     }
     record.write(to, cell.dataset, rules.model, victim, sets)
-    metrics = engine.measure(victim, found.test, triggered)
+    metrics = counts(engine.measure(victim, lab.test, lab.triggered))
     write_whole(to / "attack_df.csv", table(metrics, rules.recipe.epochs).encode())
     info = {
         "attack": cell.attack,
@@ -73,16 +62,15 @@ def poison(
         "pratio": cell.rate,
         "dataset": cell.dataset,
         "model": record.their_model(rules.model),
+        "epochs": rules.recipe.epochs,
+        "random_seed": cell.seed,
+        "save_path": to.as_posix(),
     }
-    record.save(
-        to / "info.pickle",
-        info
-        | {"epochs": rules.recipe.epochs, "random_seed": cell.seed, "save_path": to.as_posix()},
-    )
+    record.save(to / "info.pickle", info)
     return {
-        "train": len(poisoned),
-        "poisoned": int(poisoned.mask.sum()),
-        "triggered": len(triggered),
+        "train": len(lab.poisoned),
+        "poisoned": int(lab.poisoned.mask.sum()),
+        "triggered": len(lab.triggered),
     }
 
 
@@ -91,13 +79,8 @@ def table(metrics: Mapping[str, Sequence[int]], epochs: int) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("", "epoch", "test_acc", "test_asr", "test_ra"))
-    writer.writerow(
-        (
-            epochs - 1,
-            epochs - 1,
-            *(metrics[name][0] / metrics[name][1] for name in ("ca", "asr", "arr")),
-        )
-    )
+    shares = [metrics[name][0] / metrics[name][1] for name in ("ca", "asr", "arr")]
+    writer.writerow((epochs - 1, epochs - 1, *shares))
     return text.getvalue()
 
 
@@ -143,13 +126,13 @@ def defending(
     )
 
 
-def results(suite: Suite, cells: list[Cell], options: runner.Options) -> list[Path]:
+def results(suite: Suite, cells: list[Cell], options: Options) -> list[Path]:
     """Write ``defense_result.pt`` beside the record of every cell whose network BackdoorBench
     knows; the files.
     """
     written = []
     for cell in cells:
-        file = (options.out / suite.name / cell.path()).with_suffix(".safetensors")
+        file = (options.out / suite.name / cell.path).with_suffix(".safetensors")
         found = models.unpack(file.read_bytes()) if file.exists() else None
         if found is not None:
             target = file.with_name(f"{file.stem}-defense_result.pt")

@@ -21,11 +21,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .. import records, registry, runner
+from .. import records, registry
 from ..api import Attack
 from ..errors import InputError, nearest
+from ..lab import Lab
 from ..models import Net
+from ..options import Options
 from ..protocols import BACKDOORBENCH
+from ..work import run_cell
 from . import commands, record
 
 # its own base class, when its root is on the path
@@ -205,21 +208,22 @@ class Script(Base):  # type: ignore[misc]
         """
         self.set_devices()
         cell = self.cell()
-        options = runner.Options(
-            out=self.save_path / "checkpoint", data=self.data(), device=self.device
-        )
+        kept = self.save_path / "checkpoint"
+        options = Options(out=kept, data=self.data(), device=self.device)
 
         def progress(stage: str, done: int, total: int) -> None:
             log.info("%s: %d of %d", stage, done, total)
 
-        found, net, _ = runner.run_cell(
-            cell, options, self.save_path / "checkpoint" / "state", progress
-        )
-        records.write(self.save_path / "record.json", found)
-        shutil.rmtree(self.save_path / "checkpoint" / "state", ignore_errors=True)
-        rules = cell.protocol.on(cell.dataset)
+        lab = Lab(cell, options, progress)
+        lab.check()
+        result = run_cell(lab, kept / "state")
+        net = result.net
+        metrics = result.record["metrics"]
+        records.write(self.save_path / "record.json", result.record)
+        shutil.rmtree(kept / "state", ignore_errors=True)
+        rules = cell.rules
         (self.save_path / f"{self.method}_df.csv").write_text(
-            commands.table(found["metrics"], rules.recipe.epochs)
+            commands.table(metrics, rules.recipe.epochs)
         )
         try:
             record.save(
@@ -230,15 +234,13 @@ class Script(Base):  # type: ignore[misc]
             log.warning("no defense_result.pt: %s", error)
         log.info(
             "CA %.2f  ASR %.2f  ARR %.2f",
-            *(100 * hits / n for hits, n in found["metrics"].values()),
+            *(100 * hits / n for hits, n in metrics.values()),
         )
         if isinstance(net, Net):
             return {"model": net.backbone}
-        return {
-            "model": net
-            if isinstance(rules.normalise, bool)
-            else Denormalised(net, *rules.normalise)
-        }
+        if isinstance(rules.normalise, bool):
+            return {"model": net}
+        return {"model": Denormalised(net, *rules.normalise)}
 
     def defense(self, result_file: str) -> dict[str, Any]:
         """Everything, as its scripts call it."""
@@ -298,27 +300,21 @@ class Script(Base):  # type: ignore[misc]
         ``.npz`` in ``DATASET_PATH``.
         """
         root = Path(self.given.get("dataset_path", "./data"))
-        return (
-            root if (root / f"{self.result.dataset}.npz").is_file() else root / self.result.dataset
-        )
+        if (root / f"{self.result.dataset}.npz").is_file():
+            return root
+        return root / self.result.dataset
 
 
 def own_flags(method: str) -> dict[str, Any]:
     """A defense's options as flags: name -> type."""
     cls = registry.get_class("defenses", method)
     hints = get_type_hints(cls)
-    kinds = {
-        f.name: next(
-            (
-                k
-                for k in (int, float, str)
-                if hints[f.name] is k or k in getattr(hints[f.name], "__args__", ())
-            ),
-            str,
-        )
-        for f in fields(cls)
-    }
-    return dict(kinds)
+
+    def kind(hint: Any) -> Any:
+        either = (hint, *getattr(hint, "__args__", ()))
+        return next((plain for plain in (int, float, str) if plain in either), str)
+
+    return {f.name: kind(hints[f.name]) for f in fields(cls)}
 
 
 def _yaml(file: Path) -> dict[str, Any]:
@@ -337,11 +333,10 @@ def _script(method: str) -> type[Script]:
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         own = own_flags(method)
         for name, kind in {**UNUSED, **FLAGS, **own}.items():
-            parser.add_argument(
-                f"--{name}",
-                type=kind,
-                help="an option of ours" if name in own else "not used" if name in UNUSED else None,
-            )
+            words = "not used" if name in UNUSED else None
+            if name in own:
+                words = "an option of ours"
+            parser.add_argument(f"--{name}", type=kind, help=words)
 
     name = registry.get_class("defenses", method).__name__
     return type(

@@ -13,18 +13,19 @@ from pathlib import Path
 import torch
 
 from backdoorbench_ext import runner
+from backdoorbench_ext.options import Options
 from backdoorbench_ext.protocols import CBD
 from backdoorbench_ext.suite import Suite
 
 from .timing import arguments, keep
 
 
-def measure(suite: Suite, options: runner.Options) -> dict[str, float]:
+def measure(suite: Suite, options: Options) -> dict[str, float]:
     """Seconds of one cell by part; ``rest`` is reading data, building networks, pictures and
     writing.
     """
     start = time.perf_counter()
-    (outcome,) = runner.run(suite, suite.cells(), options, jobs=1)
+    (outcome,) = runner.run(runner.plan(suite, suite.cells(), options), jobs=1)
     whole = time.perf_counter() - start
     if outcome.record is None:
         raise RuntimeError(outcome.error)
@@ -43,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         parts = measure(
             suite,
-            runner.Options(
+            Options(
                 out=Path(folder), data=given.data, device=str(given.device), compile=given.compile
             ),
         )

@@ -83,7 +83,7 @@ def measure(
         for name, way in ways.items():
             hits = judge.measure(judge.move(way(train.observed(), seed)), test, triggered)
             for metric, values in found[name].items():
-                values.append(100 * hits[metric][0] / hits[metric][1])
+                values.append(100 * float(hits[metric].float().mean()))
     return found
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from backdoorbench_ext import beside, runner
+from backdoorbench_ext.options import Options
 from backdoorbench_ext.protocols import CBD, Protocol
 from backdoorbench_ext.suite import Suite
 
@@ -36,11 +37,11 @@ def together(
     return {f"{count} at a time": Speed.of(speeds) for count, speeds in found.items()}
 
 
-def cells_an_hour(suite: Suite, options: runner.Options, jobs: int) -> float:
+def cells_an_hour(suite: Suite, options: Options, jobs: int) -> float:
     """Two cells a process, the poisoned sets all different."""
     grid = suite.changed(seeds=tuple(range(2 * jobs)))
     start = time.perf_counter()
-    outcomes = runner.run(grid, grid.cells(), options, jobs=jobs)
+    outcomes = runner.run(runner.plan(grid, grid.cells(), options), jobs=jobs)
     if failed := [outcome.error for outcome in outcomes if outcome.record is None]:
         raise RuntimeError(failed[0])
     return 3600 * 2 * jobs / (time.perf_counter() - start)
@@ -64,7 +65,7 @@ def main() -> None:
             )
             rates[str(count)] = cells_an_hour(
                 suite,
-                runner.Options(out=Path(folder), data=given.data, device=str(given.device)),
+                Options(out=Path(folder), data=given.data, device=str(given.device)),
                 count,
             )
             print(

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backdoorbench_ext import datasets, records
+from backdoorbench_ext import datasets
 from backdoorbench_ext.devices import keep_memory, pick_device
 from backdoorbench_ext.images import Images
+from backdoorbench_ext.surroundings import surroundings
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def keep(name: str, given: argparse.Namespace, speeds: Mapping[str, Speed], **mo
         facts = {
             "dataset": given.dataset,
             "per second": {key: vars(speed) for key, speed in speeds.items()},
-            "surroundings": records.surroundings(given.device),
+            "surroundings": surroundings(given.device),
         }
         (given.json / f"{name}.json").write_text(json.dumps(more | facts, indent=1) + "\n")
 

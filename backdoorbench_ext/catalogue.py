@@ -1,0 +1,79 @@
+"""What there is, by name and in a line each, read from the files without importing them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from . import metrics, registry
+from .errors import InputError
+from .protocols import NETWORKS, PROTOCOLS
+from .toolbox import checkout
+
+KINDS = (
+    "attacks",
+    "defenses",
+    "benchmarks",
+    "models",
+    "datasets",
+    "protocols",
+    "metrics",
+    "executors",
+)
+DATASETS = {
+    "digits": "scikit-learn's digits on noisy cards, 10 classes, 32x32, made here: no file needed",
+    "cifar10": "10 classes, 32x32; 163 MiB",
+    "gtsrb": "traffic signs, 43 classes, 32x32; 263 MiB",
+    "imagenette": "ten classes of ImageNet, 224x224; 1.45 GiB",
+    "folder:PATH": "your own: train/<class>/*, and test/<class>/* or val/<class>/*",
+    "npz:PATH": "your own: one file of uint8 images and labels",
+}
+MORE_MODELS = "and every name of timm; with a tag (tf_efficientnet_b0.aa_in1k) from those weights"
+
+
+def names(kind: str) -> dict[str, str]:
+    """Every name of a kind and one line on it."""
+    if kind == "models":
+        source = Path(__file__).with_name("networks.py")
+        return _functions(source, NETWORKS) | {"...": MORE_MODELS}
+    if kind == "datasets":
+        return DATASETS
+    if kind == "protocols":
+        return {name: str(protocol) for name, protocol in PROTOCOLS.items()}
+    if kind == "metrics":
+        return metrics.names()
+    found = {name: line(dotted) for name, dotted in registry.modules(kind).items()}
+    return found | (checkout.attacks() if kind == "attacks" else {})
+
+
+def line(dotted: str) -> str:
+    """The first paragraph of a module's docstring; what is wrong with its file, if it is broken."""
+    try:
+        file = registry.source(dotted)
+        return _paragraph(ast.get_docstring(ast.parse(file.read_bytes() if file else b"")))
+    except (ImportError, OSError, ValueError, SyntaxError) as error:
+        # one broken plugin must not hide the others
+        return f"broken: {type(error).__name__}: {error}"
+
+
+def check() -> list[str]:
+    """A line for each file of a method that cannot be imported."""
+    broken = []
+    for kind in ("attacks", "defenses", "benchmarks", "executors"):
+        for name in registry.modules(kind):
+            try:
+                registry.module(kind, name)
+            except InputError as error:
+                broken.append(str(error))
+    return broken
+
+
+def _paragraph(text: str | None) -> str:
+    return " ".join((text or "").partition("\n\n")[0].split())
+
+
+def _functions(file: Path, wanted: tuple[str, ...]) -> dict[str, str]:
+    """The first paragraphs of some functions' docstrings."""
+    tree = ast.parse(file.read_bytes())
+    found = {f.name: ast.get_docstring(f) for f in tree.body if isinstance(f, ast.FunctionDef)}
+    return {name: _paragraph(found[name]) for name in wanted}

@@ -1,0 +1,324 @@
+"""A suite's records laid out as a table, and what its caption must say; text, not yet a format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from .frame import Key, Number, summary
+from .metrics import Metric
+from .naming import heads, labels, letters, rate
+from .records import Record, precision
+from .suite import Suite
+
+# more defenses than these stand below each other, not beside
+WIDE = 6
+# text and mark of each metric
+Cell = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table: its label, what stands in the column of clean images, and a cell for each
+    group of columns; without cells a heading.
+    """
+
+    label: str
+    given: str = ""
+    cells: tuple[Cell, ...] = ()
+    rule: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table: what its groups of columns are called, what its rows are, the clean images given to
+    each group where a group is a defense, and the metrics of each cell.
+    """
+
+    groups: list[str]
+    rows: str
+    lines: list[Line]
+    given: list[str]
+    metrics: Sequence[Metric]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The part of a table that is of one data set and poisoning rate.
+
+    Args:
+        attacks: with their rates, which may be their own.
+        cells: by (attack, defense), the average over all attacks under "Average".
+    """
+
+    dataset: str
+    rate: float
+    attacks: list[tuple[str, float]]
+    cells: Mapping[tuple[str, str], Cell]
+
+    @property
+    def averaged(self) -> bool:
+        return any(attack == "Average" for attack, _ in self.cells)
+
+
+def mark(values: Sequence[float], higher: bool) -> list[str]:
+    """ "best", "second" or "" for each value, compared as printed (two decimals).
+
+    Equal values share a mark, nan has none.
+    """
+    printed = [round(v, 2) for v in values]
+    ranks = sorted({v for v in printed if not math.isnan(v)}, reverse=higher)
+    names = dict(zip(ranks, ("best", "second"), strict=False))
+    return [names.get(v, "") for v in printed]
+
+
+def present(records: Sequence[Record], suite: Suite) -> tuple[list[str], list[str]]:
+    """The attacks and the defenses that have records, in the suite's order."""
+    attacks = {r["cell"]["attack"] for r in records}
+    defenses = {r["cell"]["defense"] for r in records}
+    return [a for a in suite.attacks if a in attacks], [d for d in suite.defenses if d in defenses]
+
+
+def layout(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) -> Layout:
+    """Attacks down and defenses across, or the other way round where there are more than ``WIDE``
+    defenses.
+    """
+    attacks, defenses = present(records, suite)
+    blocks = _blocks(summary(records, metrics), suite, attacks, defenses, metrics)
+    if len(defenses) <= WIDE:
+        return _attacks_down(blocks, records, suite, metrics)
+    return _defenses_down(blocks, records, suite, metrics)
+
+
+def _blocks(
+    numbers: Mapping[Key, Mapping[str, Number]],
+    suite: Suite,
+    attacks: Sequence[str],
+    defenses: Sequence[str],
+    metrics: Sequence[Metric],
+) -> list[Block]:
+    """Attacks with a rate of their own stand in the block of the suite's first rate."""
+    there = {cell[:3] for cell in numbers}
+    blocks = []
+    for dataset in suite.datasets:
+        for share in suite.rates:
+            first = share == suite.rates[0]
+            rows = []
+            for attack in attacks:
+                own = suite.own_rates.get(attack, share)
+                if (first or attack not in suite.own_rates) and (dataset, own, attack) in there:
+                    rows.append((attack, own))
+            if rows:
+                cells = _cells(numbers, dataset, rows, defenses, metrics)
+                blocks.append(Block(dataset, share, rows, cells))
+    return blocks
+
+
+def _cells(
+    numbers: Mapping[Key, Mapping[str, Number]],
+    dataset: str,
+    attacks: Sequence[tuple[str, float]],
+    defenses: Sequence[str],
+    metrics: Sequence[Metric],
+) -> dict[tuple[str, str], Cell]:
+    """Numbers as text with their marks; No Defense is not ranked."""
+    rows: dict[str, dict[str, Mapping[str, Number]]] = {}
+    for attack, own in attacks:
+        cells = {d: numbers.get((dataset, own, attack, d)) for d in defenses}
+        rows[attack] = {d: cell for d, cell in cells.items() if cell is not None}
+    average = _average([row for attack, row in rows.items() if attack != "none"], metrics)
+    if average:
+        rows["Average"] = average
+    marked = {}
+    for attack, row in rows.items():
+        marks = {metric.key: _marks(row, metric) for metric in metrics}
+        for d, cell in row.items():
+            marked[attack, d] = tuple((str(cell[m.key]), marks[m.key].get(d, "")) for m in metrics)
+    return marked
+
+
+def _average(
+    rows: Sequence[Mapping[str, Mapping[str, Number]]], metrics: Sequence[Metric]
+) -> dict[str, Mapping[str, Number]]:
+    """The mean over attacks of the means, of every defense that all of several attacks have."""
+    if len(rows) < 2:
+        return {}
+    everywhere = [d for d in rows[0] if all(d in row for row in rows)]
+    return {
+        d: {m.key: Number(fmean(row[d][m.key].mean for row in rows), count=1) for m in metrics}
+        for d in everywhere
+    }
+
+
+def _marks(row: Mapping[str, Mapping[str, Number]], metric: Metric) -> dict[str, str]:
+    ranked = [d for d in row if d.partition("[")[0] != "none"]
+    means = [row[d][metric.key].mean for d in ranked]
+    return dict(zip(ranked, mark(means, metric.higher), strict=True))
+
+
+def _own(share: float, usual: float) -> str:
+    """What is said of an attack whose rate is not that of its block."""
+    return f", rate {rate(share)}" if share != usual else ""
+
+
+def _heading(block: Block, blocks: Sequence[Block]) -> list[Line]:
+    if len(blocks) == 1:
+        return []
+    return [Line(f"{block.dataset}, poisoning rate {rate(block.rate)}")]
+
+
+def _attacks_down(
+    blocks: Sequence[Block], records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]
+) -> Layout:
+    attacks, defenses = present(records, suite)
+    called = labels(attacks, defenses)
+    empty = _empty(metrics)
+    lines = []
+    for block in blocks:
+        lines += _heading(block, blocks)
+        for attack, share in block.attacks:
+            cells = tuple(block.cells.get((attack, d), empty) for d in defenses)
+            lines.append(Line(called[attack] + _own(share, block.rate), "", cells))
+        if block.averaged:
+            cells = tuple(block.cells.get(("Average", d), empty) for d in defenses)
+            lines.append(Line("Average", "", cells, rule=True))
+    given = _given(records)
+    counts = [_each(suite, {s: n for (s, own), n in given.items() if own == d}) for d in defenses]
+    return Layout(list(heads(defenses).values()), "Attack", lines, counts, metrics)
+
+
+def _defenses_down(
+    blocks: Sequence[Block], records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]
+) -> Layout:
+    attacks, defenses = present(records, suite)
+    called = labels(attacks, defenses)
+    own: dict[str, str] = {}
+    for block in blocks:
+        for attack, share in block.attacks:
+            own.setdefault(attack, _own(share, block.rate))
+    columns = [attack for attack in attacks if attack in own]
+    groups = [called[attack] + own[attack] for attack in columns]
+    if len(columns) > 1:
+        columns.append("Average")
+        groups.append("Average")
+    given = _given(records)
+    empty = _empty(metrics)
+    lines = []
+    for block in blocks:
+        lines += _heading(block, blocks)
+        for d, name in heads(defenses).items():
+            cells = tuple(block.cells.get((attack, d), empty) for attack in columns)
+            lines.append(Line(name, given.get((block.dataset, d), "--"), cells))
+    return Layout(groups, "Defense", lines, [], metrics)
+
+
+def _empty(metrics: Sequence[Metric]) -> Cell:
+    return (("--", ""),) * len(metrics)
+
+
+def _given(records: Sequence[Record]) -> dict[tuple[str, str], str]:
+    """The clean images given, by data set and defense."""
+    return {
+        (r["cell"]["dataset"], r["cell"]["defense"]): str(r["given"]["clean_images"])
+        for r in records
+    }
+
+
+def _each(suite: Suite, values: Mapping[str, str]) -> str:
+    """The values of several data sets in the suite's order, once if they are the same."""
+    return " / ".join(dict.fromkeys(values[d] for d in suite.datasets if d in values))
+
+
+def mixed(records: Sequence[Record]) -> list[str]:
+    """The attacks whose poisoned images were not the same in all records of a data set, rate and
+    seed: a picture was changed, or a trigger learned anew.
+    """
+    seen: dict[tuple[object, ...], set[str]] = {}
+    for r in records:
+        key = (r["cell"]["attack"], r["cell"]["dataset"], r["spec"]["rate"], r["spec"]["seed"])
+        seen.setdefault(key, set()).update({r["surroundings"].get("poison")} - {None})
+    changed = [str(attack) for (attack, *_), digests in seen.items() if len(digests) > 1]
+    return list(dict.fromkeys(changed))
+
+
+def caption(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) -> str:
+    """What a reader must know of the numbers: protocol, counts, seeds, options, where they come
+    from.
+    """
+    datasets = [d for d in suite.datasets if any(r["cell"]["dataset"] == d for r in records)]
+    attacks, defenses = present(records, suite)
+    called = labels(attacks, defenses)
+    options = letters(heads(defenses), called)
+    unlike = [called[attack] for attack in mixed(records)]
+    parts = [
+        f"{suite.name}: {', '.join(datasets)}; percent; poisoning rate {_rates(suite)}; "
+        f"{_seeds(records)}",
+        _counts(records, suite, metrics),
+        "best defense bold, second underlined",
+    ]
+    if unlike:
+        parts.append(f"defenses did not have the same poisoned images of: {', '.join(unlike)}")
+    if options:
+        parts.append("options: " + "; ".join(options))
+    parts.append("protocol " + _protocols(suite, datasets))
+    parts.append(_origin(records))
+    first, *others = parts
+    return ". ".join([first, *(part[0].upper() + part[1:] for part in others)]) + "."
+
+
+def _rates(suite: Suite) -> str:
+    words = " unless said" if suite.own_rates else ""
+    return ", ".join(map(rate, suite.rates)) + words
+
+
+def _seeds(records: Sequence[Record]) -> str:
+    seeds = sorted({r["spec"]["seed"] for r in records})
+    if len(seeds) == 1:
+        return f"one run, seed {seeds[0]}"
+    return f"mean and standard deviation over the seeds {', '.join(map(str, seeds))}"
+
+
+def _counts(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) -> str:
+    """How many images the numbers are over; metrics over the same images are named together."""
+    backwards = records[::-1]
+    trained = {r["cell"]["dataset"]: str(r["given"]["train_images"]) for r in backwards}
+    over: dict[str, list[str]] = {}
+    for metric in metrics:
+        counted = {
+            r["cell"]["dataset"]: str(r["metrics"][metric.key][1])
+            for r in backwards
+            if metric.key in r["metrics"]
+        }
+        if counted:
+            images = _each(suite, counted) + (" test images" if metric.key == "ca" else "")
+            over.setdefault(images, []).append(metric.title)
+    counts = [f"{' and '.join(titles)} over {images}" for images, titles in over.items()]
+    return ", ".join([f"{_each(suite, trained)} training images", *counts])
+
+
+def _protocols(suite: Suite, datasets: Sequence[str]) -> str:
+    """The protocol of the first data set, and of the others what differs from it."""
+    told = {d: str(suite.protocol.on(d)).split(", ") for d in datasets}
+    first = told[datasets[0]]
+    parts = [", ".join(first)]
+    for dataset in datasets[1:]:
+        unlike = [part for part in told[dataset] if part not in first]
+        if unlike:
+            parts.append(f"{dataset}: {', '.join(unlike)}")
+    return "; ".join(parts)
+
+
+def _origin(records: Sequence[Record]) -> str:
+    """The devices with their precisions, and the commit."""
+    machines: dict[str, list[str]] = {}
+    for r in records:
+        machines.setdefault(r["surroundings"]["device"], []).append(precision(r))
+    devices = [
+        f"{device} ({' and '.join(sorted(set(kinds)))})" if all(kinds) else device
+        for device, kinds in machines.items()
+    ]
+    commits = sorted({r["surroundings"]["commit"] or "unknown" for r in records})
+    told = f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits, see the CSV"
+    return f"{'; '.join(devices)}, {told}"

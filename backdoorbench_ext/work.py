@@ -1,0 +1,220 @@
+"""Cells that share a training, one after the other: a record each, or why it failed."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from . import models, records
+from .engine import Engine
+from .files import write_whole
+from .images import Poisoned
+from .lab import Lab, data_digest
+from .metrics import pack, suspicion
+from .options import Options
+from .suite import Cell
+from .surroundings import surroundings
+
+# (cell, stage, how many done, how many in all)
+Tell = Callable[[Cell, str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: its record, or the error that ended it."""
+
+    cell: Cell
+    record: records.Record | None
+    error: str = ""
+
+    def __str__(self) -> str:
+        """One line on a finished or failed cell."""
+        if self.record is None:
+            return f"{self.cell} FAILED {self.error}"
+        shares = self.record["metrics"].items()
+        numbers = "  ".join(f"{m.upper()} {100 * hits / n:.2f}" for m, (hits, n) in shares)
+        return f"{self.cell}  {numbers}  ({self.record['time']['training']:.0f} s)"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What running a cell gives: its record, its network, and with an audit embeddings by name."""
+
+    record: records.Record
+    net: nn.Module
+    embeddings: dict[str, Tensor]
+
+
+def run_cell(lab: Lab, state: Path | None = None, pictures: Path | None = None) -> Result:
+    """Poison, train and measure.
+
+    Args:
+        lab: of the cell.
+        state: folder in which the training keeps its state, to go on from after a kill.
+        pictures: where to draw what the trigger does to test images, if not drawn yet.
+    """
+    begun = time.perf_counter()
+    defense = lab.defense
+    triggered = lab.triggered
+    if pictures and not pictures.with_suffix(".png").exists():
+        _draw(lab, pictures)
+    cuda = lab.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(lab.device)
+    engine = lab.engine(state)
+    poisoning = time.perf_counter() - begun
+    trained = defense.fit(lab.poisoned.observed(), engine)
+    begun = time.perf_counter()
+    net = defense.finish(trained, engine)
+    hits, probes = engine.measure_all(net, lab.test, triggered)
+    embeddings = engine.embeddings(net, lab.test, triggered) if lab.options.audit else {}
+    spent = {
+        "poisoning": poisoning,
+        **_training(engine),
+        "evaluation": time.perf_counter() - begun,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(lab.device) if cuda else None,
+    }
+    record = {
+        "format": records.FORMAT,
+        "spec": lab.cell.spec,
+        "cell": lab.cell.names,
+        "metrics": counts(hits),
+        "hits": {name: pack(own) for name, own in hits.items()},
+        "probes": {name: counts(own) for name, own in probes.items()},
+        "suspects": _suspects(engine, lab.poisoned),
+        "curves": engine.log_book.curves,
+        "given": _given(engine, lab.poisoned),
+        "model": {"parameters": models.parameters(net)},
+        "time": spent,
+        "surroundings": _surroundings(lab, engine),
+    }
+    return Result(record, net, embeddings)
+
+
+def counts(hits: dict[str, Tensor]) -> dict[str, list[int]]:
+    """[hits, images] of each metric."""
+    return {name: [int(own.sum()), len(own)] for name, own in hits.items()}
+
+
+def _draw(lab: Lab, pictures: Path) -> None:
+    from .pictures import examples
+    from .plots import save as save_figure
+
+    before, after = lab.specimen()
+    save_figure(examples(before.x[:8], after.x[:8], lab.cell.attack), pictures, ("png",))
+
+
+def _training(engine: Engine) -> dict[str, Any]:
+    """Seconds of the loops, whole and by stage, and the speed."""
+    book = engine.log_book
+    seconds = sum(book.seconds.values())
+    return {
+        "training": seconds,
+        "stages": book.seconds,
+        "images_per_second": book.images / seconds if seconds else None,
+    }
+
+
+def _given(engine: Engine, poisoned: Poisoned) -> dict[str, int]:
+    """How many images there were of each sort."""
+    return {
+        "train_images": len(poisoned),
+        "poisoned": int(poisoned.mask.sum()),
+        "cover": int(poisoned.cover.sum()),
+        "clean_images": engine.log_book.clean_given,
+    }
+
+
+def _suspects(engine: Engine, poisoned: Poisoned) -> dict[str, dict[str, float | None]]:
+    """How well each score that the defense gave finds the poisoned images."""
+    mask = poisoned.mask.cpu().numpy()
+    told = engine.log_book.suspects
+    return {
+        name: suspicion(mask, scores.cpu().numpy(), flagged.cpu().numpy())
+        for name, (scores, flagged) in told.items()
+    }
+
+
+def _surroundings(lab: Lab, engine: Engine) -> dict[str, Any]:
+    return surroundings(lab.device) | {
+        "data": data_digest(lab.cell, lab.options),
+        "poison": lab.poison_digest,
+        "bf16": engine.bf16,
+        "compile": engine.compile,
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+@dataclass(frozen=True)
+class Work:
+    """What executors run: cells whose records lie in a suite's folder.
+
+    Args:
+        folder: the suite's.
+        options: where and how to run.
+    """
+
+    folder: Path
+    options: Options
+
+    def run(self, cells: Sequence[Cell], tell: Tell | None = None) -> list[Outcome]:
+        """The cells of one training, by one process at a time.
+
+        A cell that has its record by now is not run again; one that fails leaves its reason beside
+        where its record would lie, and the others go on.
+        """
+        state = self.state(cells)
+        state.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{state}.lock"):
+            return [self._run(cell, state, tell and partial(tell, cell)) for cell in cells]
+
+    def state(self, cells: Sequence[Cell]) -> Path:
+        """The folder of the state of the training that these cells share."""
+        return self.folder / ".state" / cells[0].key
+
+    def finished(self, cell: Cell) -> Outcome | None:
+        """The outcome of a cell that has its record."""
+        path = self.folder / cell.path
+        return Outcome(cell, records.read(path)) if path.exists() else None
+
+    def failed(self, cell: Cell, error: str, reason: str) -> Outcome:
+        """The outcome of a cell that failed; ``reason`` goes into its file, its last line first of
+        all to be shown.
+        """
+        path = self.folder / cell.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".failed").write_text(reason)
+        return Outcome(cell, None, error)
+
+    def _run(self, cell: Cell, state: Path, progress: Any) -> Outcome:
+        if done := self.finished(cell):
+            return done
+        path = self.folder / cell.path
+        lab = Lab(cell, self.options, progress)
+        try:
+            result = run_cell(lab, state, path.parent.parent / "examples")
+            self._keep(result, path)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            return self.failed(cell, what, traceback.format_exc())
+        records.write(path, result.record)
+        return Outcome(cell, result.record)
+
+    def _keep(self, result: Result, path: Path) -> None:
+        """What lies beside a record, written before it: a record says that the cell is done."""
+        if result.embeddings:
+            tensors = {name: part.cpu() for name, part in result.embeddings.items()}
+            write_whole(path.with_suffix(".embeddings"), save(tensors))
+        if self.options.models:
+            model = result.record["spec"]["protocol"]["model"]
+            write_whole(path.with_suffix(".safetensors"), models.pack(result.net, model))
