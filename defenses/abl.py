@@ -7,8 +7,9 @@ NeurIPS 2021, https://arxiv.org/abs/2110.11571. Released code: https://github.co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,12 @@ class ABL(Defense):
     an isolation; the loss of the isolated images is raised alone. Not followed there: one fixed
     order of the images while isolating, CA without the target class.
     """
+
+    short: ClassVar[Mapping[str, Any]] = {
+        "isolation_epochs": 1,
+        "epochs": 1,
+        "unlearning_epochs": 1,
+    }
 
     # 1 had 14,000 steps of unlearning, passes over the rest; 2 augmented images while isolating and
     # unlearning
@@ -96,11 +103,11 @@ class ABL(Defense):
             recipe=constant,
             augmented=False,
         )
-        low = isolate(
-            F.cross_entropy(engine.predict(net, train), train.y, reduction="none"), self.isolated
-        )
+        losses = F.cross_entropy(engine.predict(net, train), train.y, reduction="none")
+        low = isolate(losses, self.isolated)
         rest = torch.ones(len(train), dtype=torch.bool, device=low.device)
         rest[low] = False
+        engine.suspect("isolation", -losses, ~rest)
         suspects = train[low]
         others = train[rest]
         engine.fit(net, others, name="training", epochs=self.epochs)

@@ -11,7 +11,9 @@ images, ours of images as they are.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,16 @@ class ASD(Defense):
     rounds; then the lower half of all losses; at the end the half whose loss falls least in one
     epoch of ordinary training, since poisoned images are learned in one.
     """
+
+    short: ClassVar[Mapping[str, Any]] = {
+        "seeds": 2,
+        "growth": 1,
+        "every": 1,
+        "first": 2,
+        "second": 1,
+        "third": 1,
+        "steps": 3,
+    }
 
     seeds: int = option(10, "clean images of each class to start with", low=1)
     growth: int = option(
@@ -79,15 +91,14 @@ class ASD(Defense):
         """Who is trusted in round ``done``: bool, the training images and then the seeds."""
         losses = symmetric_cross_entropy(engine.predict(net, train), train.y)
         if done < self.first:
-            chosen = lowest_per_class(
-                losses, train.y, self.growth * (done // self.every), len(train.classes)
-            )
+            each = self.growth * (done // self.every)
+            chosen = lowest_per_class(losses, train.y, each, len(train.classes))
         else:
             if done >= self.first + self.second:
-                losses = losses - symmetric_cross_entropy(
-                    engine.predict(self.ahead(net, train, done, engine), train), train.y
-                )
+                ahead = engine.predict(self.ahead(net, train, done, engine), train)
+                losses = losses - symmetric_cross_entropy(ahead, train.y)
             chosen = lowest(losses, self.trusted)
+        engine.suspect("split", losses, ~chosen)
         return torch.cat((chosen, torch.ones(seeds, dtype=torch.bool, device=losses.device)))
 
     def ahead(self, net: nn.Module, train: Images, done: int, engine: Engine) -> nn.Module:

@@ -6,8 +6,9 @@ https://arxiv.org/abs/2303.06818. Released code: https://github.com/zaixizhang/C
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from backdoorbench_ext.api import Defense, Images, option
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.models import Net
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class CBD(Defense):
     is t1_schedule="one-cycle", for short trainings: at a constant rate the loss of poisoned samples
     under f_B still jumps when T1 ends, and the weights with it (docs/results-small.md).
     """
+
+    short: ClassVar[Mapping[str, Any]] = {"t1_steps": 2}
 
     # section 5.1, by 5-fold cross-validation: bbx tune cbd
     TUNED: ClassVar = {"t1": (3, 5, 8), "beta": (1e-5, 1e-4, 1e-3)}
@@ -98,7 +102,19 @@ class CBD(Defense):
                 if self.adversarial:
                     step.loss = step.loss + self.adversarial * dependence(critic, z, r, shuffled)
             step.descend(optimizer)
+        self.tell(biased, clean, train, engine)
         return clean
+
+    def tell(self, biased: Net, clean: Net, train: Images, engine: Engine) -> None:
+        """What equation 6 makes of each image in the end: the lower its weight, the more suspect;
+        below one half f_B knows it better than f_C does.
+        """
+        ce_biased, ce_clean = (
+            F.cross_entropy(engine.predict(net, train), train.y, reduction="none")
+            for net in (biased, clean)
+        )
+        w = weights(ce_biased, ce_clean)
+        engine.suspect("weights", -w, w < 0.5)
 
 
 def weights(ce_biased: Tensor, ce_clean: Tensor, normalised: bool = False) -> Tensor:

@@ -8,8 +8,9 @@ epochs of SimCLR, and temperature 1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,14 @@ class DBD(Defense):
     drift with the augmented images, and who is trusted is asked anew before every round. Not
     followed there: that is asked of augmented images.
     """
+
+    short: ClassVar[Mapping[str, Any]] = {
+        "contrastive_epochs": 1,
+        "contrastive_batch": 32,
+        "warmup_epochs": 1,
+        "rounds": 2,
+        "steps": 3,
+    }
 
     # 1 asked once in variant="release", too
     version: ClassVar[int] = 2
@@ -123,6 +132,7 @@ class DBD(Defense):
         """The images whose labels are trusted, and the others."""
         losses = symmetric_cross_entropy(engine.predict(net, train), train.y)
         trusted = lowest(losses, self.trusted)
+        engine.suspect("trust", losses, ~trusted)
         return train[trusted], train[~trusted]
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import RULES, make_images
+from test_methods import defense
 from torch import nn
 
 from backdoorbench_ext import registry
@@ -18,7 +19,12 @@ from backdoorbench_ext.defenses.mcr import Curve, bezier
 from backdoorbench_ext.defenses.nad import attention
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.frame import frame
+from backdoorbench_ext.lab import Lab
 from backdoorbench_ext.models import Net, Watch, last_stages
+from backdoorbench_ext.options import Options
+from backdoorbench_ext.suite import Suite
+from backdoorbench_ext.work import run_cell
 
 
 @pytest.fixture
@@ -242,3 +248,52 @@ def test_i_bau_finds_what_fools_the_network(engine, images):
     with torch.no_grad():
         answers = net(x).argmax(1)
         assert F.cross_entropy(net(x + delta), answers) > F.cross_entropy(net(x), answers)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "flagged"),
+    [
+        ("abl[isolated=0.125]", "isolation", 8),
+        ("dbd[trusted=0.25]", "trust", 48),
+        ("dbd[variant=release,trusted=0.25]", "trust", 48),
+        ("asd[trusted=0.25]", "split", 48),
+        ("cbd", "weights", None),
+        ("cbd[variant=release]", "weights", None),
+    ],
+)
+def test_who_is_suspected(text, name, flagged, engine, images, tmp_path):
+    """One score a training image; flagged are the highest; what a killed run told is not lost."""
+    method = defense(text)
+    method.fit(images, engine)
+    scores, chosen = engine.log_book.suspects[name]
+    assert scores.shape == chosen.shape == (64,) and chosen.dtype == torch.bool
+    assert scores[chosen].min() >= scores[~chosen].max()
+    if flagged:
+        assert int(chosen.sum()) == flagged
+    # a run that finds all its stages finished, as the second cell of a training does
+    for _ in range(2):
+        again = Engine(RULES, images, make_images(8, seed=9), seed=3, state=tmp_path)
+        method.fit(images, again)
+    assert torch.equal(again.log_book.suspects[name][0], scores)
+
+
+def test_the_record_says_how_well_the_suspects_are_found(tmp_path):
+    """The runner alone knows the mask: AUROC, TPR and FPR, in the record and in the CSV."""
+    text = "abl[isolation_epochs=1,epochs=1,unlearning_epochs=1,isolated=0.1]"
+    grid = Suite("grid", RULES, ("digits[train=200,test=20]",), ("badnets",), (text,))
+    (cell,) = grid.changed(epochs=1).cells()
+    lab = Lab(cell, Options(out=tmp_path, device="cpu"))
+    seen = []
+
+    def fit(self, train, engine):
+        net = engine.victim()
+        engine.suspect("oracle", lab.poisoned.mask.float(), lab.poisoned.mask)
+        seen.append(train)
+        return net
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(lab.defense), "fit", fit)
+        record = run_cell(lab).record
+    assert record["suspects"] == {"oracle": {"auroc": 1.0, "tpr": 1.0, "fpr": 0.0}}
+    assert set(vars(seen[0])) == {"x", "y", "classes"}
+    assert list(frame([record], ())["oracle auroc"]) == [1.0]
