@@ -434,7 +434,7 @@ def status(
     """Which cells of a suite are done, failed or still to run."""
     grid, folder = _grid(name, to, scale)
     rows = []
-    for cell in grid.cells():
+    for cell in grid.cells(resolver=suite.Resolver.kept(folder)):
         path = folder / cell.path
         row = {"cell": str(cell.path), "state": "to run", "error": ""}
         if path.exists():

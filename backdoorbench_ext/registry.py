@@ -8,6 +8,7 @@ file, which is what ``--plugin FILE`` does.
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -80,6 +81,18 @@ def source(dotted: str) -> Path | None:
     return None
 
 
+def fingerprint() -> str:
+    """A digest of all code that decides what a method's name stands for: ours, and the methods."""
+    found = hashlib.sha256()
+    core = sorted(Path(__file__).parent.glob("*.py"))
+    methods = [
+        source(dotted) for kind in ("attacks", "defenses") for dotted in modules(kind).values()
+    ]
+    for file in [*core, *methods]:
+        found.update(file.read_bytes() if file else b"")
+    return found.hexdigest()[:16]
+
+
 def module(kind: str, name: str) -> ModuleType:
     """The module that defines an entry.
 
@@ -99,9 +112,11 @@ def module(kind: str, name: str) -> ModuleType:
 
 def methods(mod: ModuleType, kind: str) -> list[type[Any]]:
     """The classes of that kind that a module itself defines."""
+    own = [c for _, c in inspect.getmembers(mod, inspect.isclass) if c.__module__ == mod.__name__]
+    if not own:
+        return []
     where, name = BASES[kind]
     base = getattr(importlib.import_module(where), name)
-    own = [c for _, c in inspect.getmembers(mod, inspect.isclass) if c.__module__ == mod.__name__]
     return [c for c in own if issubclass(c, base) and not inspect.isabstract(c)]
 
 

@@ -17,6 +17,7 @@ from .files import write_whole
 from .protocols import NETWORKS, Protocol, Recipe
 
 FILE = "suite.json"
+SPECS = ".specs.json"
 AXES = ("datasets", "attacks", "defenses", "rates", "seeds")
 
 
@@ -43,6 +44,29 @@ class Resolver:
         self._texts: dict[tuple[str, str, bool], str] = {}
         # a protocol is kept with what was made of it: its id must not be given to another one
         self._rules: dict[tuple[int, str], tuple[Protocol, Protocol, str]] = {}
+
+    @classmethod
+    def kept(cls, folder: Path) -> Resolver:
+        """What ``keep`` wrote into a folder, if the code is still the same: names are then looked
+        up without importing any method, nor PyTorch.
+        """
+        resolver = cls()
+        try:
+            found = json.loads((folder / SPECS).read_bytes())
+            if found["code"] == registry.fingerprint():
+                resolver._texts = {(k, t, bool(part)): text for k, t, part, text in found["texts"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            # nothing was kept, or nothing that could be used: names are looked up anew
+            return cls()
+        return resolver
+
+    def keep(self, folder: Path) -> None:
+        """Write the specs of all names, but of those whose spec depends on files elsewhere."""
+        for kind, name in self._methods:
+            self.text(kind, name)
+        texts = [[*key, text] for key, text in self._texts.items() if ":" not in key[1]]
+        content = {"code": registry.fingerprint(), "texts": texts}
+        write_whole(folder / SPECS, (json.dumps(content, indent=1) + "\n").encode())
 
     def method(self, kind: str, text: str) -> Any:
         """The attack or defense of a name.
@@ -179,9 +203,9 @@ class Suite:
         default_factory=dict
     )
 
-    def cells(self, only: str = "") -> list[Cell]:
+    def cells(self, only: str = "", resolver: Resolver | None = None) -> list[Cell]:
         """The cells whose path contains each word of ``only``, those that share a training beside
-        each other.
+        each other. ``resolver``: what looks their names up, a new one unless told.
 
         Raises:
             InputError: an unknown name or option, a network that timm does not know, or nothing
@@ -191,7 +215,7 @@ class Suite:
             from . import models
 
             models.check(self.protocol.model)
-        resolver = Resolver()
+        resolver = resolver or Resolver()
         cells = []
         for dataset, (attack, rate), defense, seed in self._grid():
             cell = Cell(dataset, attack, defense, rate, seed, self.protocol)
@@ -365,12 +389,13 @@ class Suite:
 
     def save(self, folder: Path) -> None:
         """Write the grid and the protocol as ``suite.json``, so that tables and plots of a folder
-        need no Python file.
+        need no Python file, and beside it what the names stand for.
         """
         grid = asdict(self) | {
             "reported": [[*key, dict(value)] for key, value in self.reported.items()]
         }
         write_whole(folder / FILE, (json.dumps(grid, indent=1, sort_keys=True) + "\n").encode())
+        self.cells()[0].resolver.keep(folder)
 
 
 def is_results(name: str) -> bool:
