@@ -218,8 +218,8 @@ class Attack(Method, ABC):
         """What ``fit`` returned."""
         if "_learned" not in vars(self):
             raise InputError(f"{type(self).__name__} learns its trigger: fit it first")
-        found: Mapping[str, Tensor] = vars(self)["_learned"]
-        return found
+        tensors: Mapping[str, Tensor] = vars(self)["_learned"]
+        return tensors
 
     @final
     def fitted(self: AnyAttack, learned: Mapping[str, Tensor]) -> AnyAttack:

@@ -86,16 +86,16 @@ def best(
 
     It ends where twice as many do not do a tenth more, or do not fit into memory.
     """
-    found: dict[int, float] = {}
+    speeds: dict[int, float] = {}
     jobs = 1
     while jobs <= most:
         try:
-            found[jobs] = speed(jobs, rules, shape, classes, device)
+            speeds[jobs] = speed(jobs, rules, shape, classes, device)
         except RuntimeError:
-            if not found:
+            if not speeds:
                 raise
             break
-        if jobs > 1 and found[jobs] < 1.1 * found[jobs // 2]:
+        if jobs > 1 and speeds[jobs] < 1.1 * speeds[jobs // 2]:
             break
         jobs *= 2
-    return max(found, key=lambda count: found[count]), found
+    return max(speeds, key=lambda count: speeds[count]), speeds

@@ -42,8 +42,8 @@ def names(kind: str) -> dict[str, str]:
         return {name: str(protocol) for name, protocol in PROTOCOLS.items()}
     if kind == "metrics":
         return metrics.names()
-    found = {name: line(dotted) for name, dotted in registry.modules(kind).items()}
-    return found | (checkout.attacks() if kind == "attacks" else {})
+    lines = {name: line(dotted) for name, dotted in registry.modules(kind).items()}
+    return lines | (checkout.attacks() if kind == "attacks" else {})
 
 
 def line(dotted: str) -> str:
@@ -75,5 +75,5 @@ def _paragraph(text: str | None) -> str:
 def _functions(file: Path, wanted: tuple[str, ...]) -> dict[str, str]:
     """The first paragraphs of some functions' docstrings."""
     tree = ast.parse(file.read_bytes())
-    found = {f.name: ast.get_docstring(f) for f in tree.body if isinstance(f, ast.FunctionDef)}
-    return {name: _paragraph(found[name]) for name in wanted}
+    docs = {f.name: ast.get_docstring(f) for f in tree.body if isinstance(f, ast.FunctionDef)}
+    return {name: _paragraph(docs[name]) for name in wanted}

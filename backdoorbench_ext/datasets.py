@@ -28,6 +28,8 @@ from .images import Images, to_uint8
 from .registry import parse
 
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
+# pixels that images of several sizes are brought to, unless [size=N] says otherwise
+SIDES = {"imagenette": 224, "gtsrb": 32}
 DOWNLOADS = {
     "cifar10": "CIFAR-10, 163 MiB",
     "gtsrb": "GTSRB, 263 MiB",
@@ -76,13 +78,13 @@ def digest(splits: Sequence[Images]) -> str:
     """The SHA-256, in 16 hexadecimal digits, of the pixels, the labels and the names of the classes
     of the sets.
     """
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for images in splits:
         for part in (images.x, images.y):
-            found.update(str(tuple(part.shape)).encode())
-            found.update(part.cpu().contiguous().numpy().data)
-        found.update("\n".join(images.classes).encode())
-    return found.hexdigest()[:16]
+            hashed.update(str(tuple(part.shape)).encode())
+            hashed.update(part.cpu().contiguous().numpy().data)
+        hashed.update("\n".join(images.classes).encode())
+    return hashed.hexdigest()[:16]
 
 
 def _check(where: str, images: Images) -> None:
@@ -132,13 +134,13 @@ def _subset(images: Images, n: object, where: str) -> Images:
     kept = []
     for label in range(classes):
         wanted = n // classes + (label < n % classes)
-        found = order[images.y[order] == label][:wanted]
-        if len(found) < wanted:
+        chosen = order[images.y[order] == label][:wanted]
+        if len(chosen) < wanted:
             raise InputError(
                 f"{where}={n} needs {wanted} images of class {images.classes[label]!r}, there are "
-                f"{len(found)}"
+                f"{len(chosen)}"
             )
-        kept.append(found)
+        kept.append(chosen)
     return images[torch.cat(kept).sort().values]
 
 
@@ -249,11 +251,9 @@ def _read(
 
 def _known(name: str, root: Path | None, download: bool, options: dict[str, object]) -> Splits:
     if root is None:
-        raise InputError(
-            f"{name} needs --data DIR, the folder of its files"
-            + (" to download into" if download else "")
-        )
-    size = options.pop("size", 224 if name == "imagenette" else 32 if name == "gtsrb" else None)
+        words = " to download into" if download else ""
+        raise InputError(f"{name} needs --data DIR, the folder of its files{words}")
+    size = options.pop("size", SIDES.get(name))
     if (root / f"{name}.npz").is_file():
         return _npz(root / f"{name}.npz")
     if download:

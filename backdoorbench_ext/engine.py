@@ -358,10 +358,10 @@ class Engine:
         order = torch.randperm(
             len(reserve), generator=torch.Generator().manual_seed(seed_of(self.seed, "clean"))
         ).to(self.device)
-        found = [order[reserve.y[order] == label][:n] for label in range(len(self.classes))]
-        check_per_class([len(own) for own in found], n, self.classes, self.rules)
+        places = [order[reserve.y[order] == label][:n] for label in range(len(self.classes))]
+        check_per_class([len(own) for own in places], n, self.classes, self.rules)
         self.log_book.clean_given = max(self.log_book.clean_given, n * len(self.classes))
-        return reserve[torch.cat(found)]
+        return reserve[torch.cat(places)]
 
     def log(self, **numbers: float) -> None:
         """Append one number to each of the named curves."""

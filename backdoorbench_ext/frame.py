@@ -54,8 +54,8 @@ def values(records: Sequence[Record], metrics: Sequence[Metric]) -> list[dict[st
     rows = []
     for record in records:
         baseline = bare.get(_place(record))
-        found = {metric.key: metric.of(record, baseline) for metric in metrics}
-        rows.append({name: NAN if value is None else value for name, value in found.items()})
+        numbers = {metric.key: metric.of(record, baseline) for metric in metrics}
+        rows.append({name: NAN if value is None else value for name, value in numbers.items()})
     return rows
 
 
@@ -126,8 +126,8 @@ def _probes(record: Record) -> dict[str, float]:
     """The metrics of the other networks that were measured."""
     return {
         f"{probe} {name}": 100 * hits / n
-        for probe, found in sorted(record["probes"].items())
-        for name, (hits, n) in found.items()
+        for probe, counts in sorted(record["probes"].items())
+        for name, (hits, n) in counts.items()
         if n
     }
 
@@ -137,6 +137,6 @@ def _suspects(record: Record) -> dict[str, float | None]:
     told = record.get("suspects", {})
     return {
         f"{name} {what}": share
-        for name, found in sorted(told.items())
-        for what, share in found.items()
+        for name, shares in sorted(told.items())
+        for what, share in shares.items()
     }

@@ -167,8 +167,8 @@ def heatmap(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) 
 
     def value(place: tuple[str, str, float], defense: str, metric: Metric) -> float:
         dataset, attack, share = place
-        found = means.get((dataset, share, attack, defense))
-        return found[metric.key].mean if found else math.nan
+        numbers = means.get((dataset, share, attack, defense))
+        return numbers[metric.key].mean if numbers else math.nan
 
     values = {
         m.key: [[value(place, defense, m) for place in ordered] for defense in defenses]

@@ -43,17 +43,17 @@ def _installed(kind: str) -> dict[str, str]:
     """What installed packages provide; looked up once a process, since asking for entry points
     reads the metadata of every package there is.
     """
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for point in entry_points(group=f"backdoorbench_ext.{kind}"):
         # found, not imported: a list of names needs no PyTorch
         package = importlib.util.find_spec(point.value)
         for info in pkgutil.iter_modules((package and package.submodule_search_locations) or []):
             path = f"{point.value}.{info.name}"
-            if not info.ispkg and found.setdefault(info.name, path) != path:
+            if not info.ispkg and paths.setdefault(info.name, path) != path:
                 raise InputError(
-                    f"two {kind} are called {info.name!r}: {found[info.name]} and {path}"
+                    f"two {kind} are called {info.name!r}: {paths[info.name]} and {path}"
                 )
-    return found
+    return paths
 
 
 def modules(kind: str) -> dict[str, str]:
@@ -83,14 +83,14 @@ def source(dotted: str) -> Path | None:
 
 def fingerprint() -> str:
     """A digest of all code that decides what a method's name stands for: ours, and the methods."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     core = sorted(Path(__file__).parent.glob("*.py"))
     methods = [
         source(dotted) for kind in ("attacks", "defenses") for dotted in modules(kind).values()
     ]
     for file in [*core, *methods]:
-        found.update(file.read_bytes() if file else b"")
-    return found.hexdigest()[:16]
+        hashed.update(file.read_bytes() if file else b"")
+    return hashed.hexdigest()[:16]
 
 
 def module(kind: str, name: str) -> ModuleType:

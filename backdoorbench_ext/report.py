@@ -86,13 +86,13 @@ def facts(record: Record) -> dict[str, str]:
     around = record["surroundings"]
     counts = record["metrics"].items()
     told = {name.upper(): f"{hits:,} of {n:,}" for name, (hits, n) in counts}
-    for name, found in record["probes"].items():
+    for name, probed in record["probes"].items():
         told[f"{name}, percent"] = ", ".join(
-            f"{m.upper()} {100 * hits / n:.2f}" for m, (hits, n) in found.items() if n
+            f"{m.upper()} {100 * hits / n:.2f}" for m, (hits, n) in probed.items() if n
         )
-    for name, found in record.get("suspects", {}).items():
+    for name, suspicion in record.get("suspects", {}).items():
         told[f"{name}, finding the poisoned images"] = ", ".join(
-            f"{what.upper()} {share:.3f}" for what, share in found.items() if share is not None
+            f"{what.upper()} {share:.3f}" for what, share in suspicion.items() if share is not None
         )
     told |= {name.replace("_", " "): f"{n:,}" for name, n in record["given"].items()}
     told["training"] = f"{record['time']['training']:,.0f} s"

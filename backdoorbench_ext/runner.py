@@ -64,8 +64,10 @@ def plan(suite: Suite, cells: Iterable[Cell], options: Options) -> Plan:
     for cell in cells:
         (done if (folder / cell.path).exists() else missing).append(cell)
     taken = _elsewhere(missing, options)
-    found = {cell.path for cell, _ in taken}
-    return Plan(suite, options, done, taken, [cell for cell in missing if cell.path not in found])
+    elsewhere = {cell.path for cell, _ in taken}
+    return Plan(
+        suite, options, done, taken, [cell for cell in missing if cell.path not in elsewhere]
+    )
 
 
 def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
@@ -82,10 +84,10 @@ def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     def place(cell: Cell) -> tuple[int, bool, int]:
         return order[cell.dataset], cell.defense != "none", order[cell.defense]
 
-    found: dict[str, list[Cell]] = {}
+    by_training: dict[str, list[Cell]] = {}
     for cell in sorted(cells, key=place):
-        found.setdefault(cell.key, []).append(cell)
-    return list(found.values())
+        by_training.setdefault(cell.key, []).append(cell)
+    return list(by_training.values())
 
 
 def _elsewhere(cells: list[Cell], options: Options) -> list[tuple[Cell, Path]]:

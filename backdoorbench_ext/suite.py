@@ -52,9 +52,11 @@ class Resolver:
         """
         resolver = cls()
         try:
-            found = json.loads((folder / SPECS).read_bytes())
-            if found["code"] == registry.fingerprint():
-                resolver._texts = {(k, t, bool(part)): text for k, t, part, text in found["texts"]}
+            content = json.loads((folder / SPECS).read_bytes())
+            if content["code"] == registry.fingerprint():
+                resolver._texts = {
+                    (k, t, bool(part)): text for k, t, part, text in content["texts"]
+                }
         except (OSError, ValueError, KeyError, TypeError):
             # nothing was kept, or nothing that could be used: names are looked up anew
             return cls()
@@ -260,43 +262,19 @@ class Suite:
             return self._scaled(scale).changed(
                 epochs=epochs, model=model, target=target, seeds=seeds, rates=rates
             )
-        protocol = self.protocol
         if epochs is not None and epochs < 1:
             raise InputError(f"epochs must be at least 1, not {epochs}")
-        if epochs or model or target is not None:
-
-            def change(fields: Mapping[str, Any]) -> dict[str, Any]:
-                recipe = (
-                    {"recipe": replace(fields["recipe"], epochs=epochs)}
-                    if epochs and "recipe" in fields
-                    else {}
-                )
-                others = {"model": model, "target": target}
-                return {
-                    **fields,
-                    **recipe,
-                    **{k: v for k, v in others.items() if v is not None and k in fields},
-                }
-
-            own = change(
-                {"recipe": protocol.recipe, "model": protocol.model, "target": protocol.target}
-            )
-            protocol = replace(
-                protocol,
-                name=f"{protocol.name} (changed)",
-                overrides={k: change(v) for k, v in protocol.overrides.items()},
-                **own,
-            )
-        said = (
-            f"epochs{epochs}" if epochs else "",
-            (model or "").replace(":", "_"),
-            "" if target is None else f"target{target}",
-        )
-        name = "-".join(filter(None, (self.name, *said)))
+        told: dict[str, Any] = {"epochs": epochs, "model": model, "target": target}
+        changes = {name: value for name, value in told.items() if value is not None}
+        words = [f"epochs{epochs}"] if epochs else []
+        if model:
+            words.append(model.replace(":", "_"))
+        if target is not None:
+            words.append(f"target{target}")
         return replace(
             self,
-            name=name,
-            protocol=protocol,
+            name="-".join([self.name, *words]),
+            protocol=_changed(self.protocol, changes) if changes else self.protocol,
             seeds=seeds or self.seeds,
             rates=rates or self.rates,
             own_rates={} if rates else self.own_rates,
@@ -310,66 +288,38 @@ class Suite:
             raise InputError(f"scale must lie in (0, 1], not {scale:g}")
         if scale == 1:
             return self
+        datasets = {text: _smaller(text, scale) for text in self.datasets}
+        attacks = {text: _shorter("attacks", text, scale) for text in self.attacks}
+        defenses = {text: _shorter("defenses", text, scale) for text in self.defenses}
+        names = datasets | attacks | defenses
+        reported = {
+            (names.get(d, d), names.get(a, a), names.get(f, f), rate): numbers
+            for (d, a, f, rate), numbers in self.reported.items()
+        }
 
         def shorter(fields: Mapping[str, Any]) -> dict[str, Any]:
-            made = {**fields}
-            if "recipe" in made:
-                made["recipe"] = replace(
-                    made["recipe"], epochs=max(1, round(scale * made["recipe"].epochs))
-                )
-            return made
+            if "recipe" not in fields:
+                return dict(fields)
+            recipe = fields["recipe"]
+            epochs = max(1, round(scale * recipe.epochs))
+            return {**fields, "recipe": replace(recipe, epochs=epochs)}
 
-        def data(text: str) -> str:
-            name, options = registry.parse(text)
-            train = options.get("train", 1.0)
-            options["train"] = (
-                max(1, round(scale * train)) if isinstance(train, int) else scale * train
-            )
-            return registry.join(name, options)
-
-        def method(kind: str, text: str) -> str:
-            name, options = registry.parse(text)
-            made = registry.create(kind, text)
-            lengths = {
-                f.name: (getattr(made, f.name), f.metadata.get("low") or 0)
-                for f in fields(made)
-                if f.metadata.get("length")
-            }
-            return registry.join(
-                name,
-                options
-                | {
-                    key: max(int(low), round(scale * value))
-                    for key, (value, low) in lengths.items()
-                    if value is not None
-                },
-            )
-
-        protocol = self.protocol
-        names = {d: data(d) for d in self.datasets}
-        names |= {a: method("attacks", a) for a in self.attacks} | {
-            d: method("defenses", d) for d in self.defenses
-        }
-        overrides = {key: shorter(value) for key, value in protocol.overrides.items()}
         protocol = replace(
-            protocol,
-            name=f"{protocol.name}, scale {scale:g}",
-            overrides=overrides,
-            recipe=shorter({"recipe": protocol.recipe})["recipe"],
+            self.protocol,
+            name=f"{self.protocol.name}, scale {scale:g}",
+            overrides={name: shorter(own) for name, own in self.protocol.overrides.items()},
+            **shorter({"recipe": self.protocol.recipe}),
         )
         return replace(
             self,
             name=f"{self.name}-scale{scale:g}",
             protocol=protocol,
-            datasets=tuple(names[d] for d in self.datasets),
-            attacks=tuple(names[a] for a in self.attacks),
-            defenses=tuple(names[d] for d in self.defenses),
-            own_rates={names[a]: rate for a, rate in self.own_rates.items()},
+            datasets=tuple(datasets.values()),
+            attacks=tuple(attacks.values()),
+            defenses=tuple(defenses.values()),
+            own_rates={attacks[a]: rate for a, rate in self.own_rates.items()},
             leave_out=tuple((names[a], names[b]) for a, b in self.leave_out),
-            reported={
-                (names.get(d, d), names.get(a, a), names.get(f, f), rate): value
-                for (d, a, f, rate), value in self.reported.items()
-            },
+            reported=reported,
         )
 
     def joined(self, folder: Path, axes: Sequence[str] = ("rates", "seeds")) -> Suite:
@@ -396,6 +346,43 @@ class Suite:
         }
         write_whole(folder / FILE, (json.dumps(grid, indent=1, sort_keys=True) + "\n").encode())
         self.cells()[0].resolver.keep(folder)
+
+
+def _changed(protocol: Protocol, changes: Mapping[str, Any]) -> Protocol:
+    """A protocol with other ``epochs``, another ``model`` or ``target``, for every data set."""
+
+    def change(fields: Mapping[str, Any]) -> dict[str, Any]:
+        made = {name: changes.get(name, value) for name, value in fields.items()}
+        if "recipe" in made and "epochs" in changes:
+            made["recipe"] = replace(made["recipe"], epochs=changes["epochs"])
+        return made
+
+    own = {name: getattr(protocol, name) for name in ("recipe", "model", "target")}
+    return replace(
+        protocol,
+        name=f"{protocol.name} (changed)",
+        overrides={name: change(fields) for name, fields in protocol.overrides.items()},
+        **change(own),
+    )
+
+
+def _smaller(dataset: str, scale: float) -> str:
+    """A data set's name with a share of its training images."""
+    name, options = registry.parse(dataset)
+    train = options.get("train", 1.0)
+    options["train"] = max(1, round(scale * train)) if type(train) is int else scale * train
+    return registry.join(name, options)
+
+
+def _shorter(kind: str, text: str, scale: float) -> str:
+    """A method's name with a share of the lengths that are its own."""
+    name, options = registry.parse(text)
+    method = registry.create(kind, text)
+    for f in fields(method):
+        length = getattr(method, f.name)
+        if f.metadata.get("length") and length is not None:
+            options[f.name] = max(int(f.metadata.get("low") or 0), round(scale * length))
+    return registry.join(name, options)
 
 
 def is_results(name: str) -> bool:

@@ -7,23 +7,54 @@ import pytest
 import torch
 from test_methods import engine, killed
 
-from backdoorbench_ext import registry
+from backdoorbench_ext import metrics, registry
 
-PAGE = Path(__file__).parents[1] / "docs" / "adding-a-defense.md"
+DOCS = Path(__file__).parents[1] / "docs"
+pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="not a checkout: no docs")
 
 
-@pytest.mark.skipif(not PAGE.exists(), reason="not a checkout: no docs")
-@pytest.mark.parametrize(("number", "name"), [(0, "smooth"), (1, "teacher")])
-def test_adding_a_defense(number, name, tmp_path, monkeypatch, images):
-    """Each example is a plugin that keeps the contract: also killed after every epoch, the same."""
-    monkeypatch.setattr(registry, "_plugins", {})
-    block = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)[number]
-    file = tmp_path / f"{name}.py"
+def example(page, number, file):
+    """The python block of that number on a page, as a plugin."""
+    block = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.S)[number]
     file.write_text(block)
-    registry.add_file(file)
+    return registry.add_file(file)
+
+
+@pytest.fixture(autouse=True)
+def no_plugins(monkeypatch):
+    monkeypatch.setattr(registry, "_plugins", {})
+
+
+@pytest.mark.parametrize(("number", "name"), [(0, "smooth"), (1, "teacher")])
+def test_adding_a_defense(number, name, tmp_path, images):
+    """Each example is a plugin that keeps the contract: also killed after every epoch, the same."""
+    example("adding-a-defense.md", number, tmp_path / f"{name}.py")
     method = registry.create("defenses", name)
     whole = method.fit(images, engine(images)).state_dict()
     again = killed(tmp_path, lambda **more: method.fit(images, engine(images, **more))).state_dict()
     assert all(torch.equal(whole[key], again[key]) for key in whole)
     start = engine(images).new_model().state_dict()
     assert not all(torch.equal(whole[key], start[key]) for key in whole), "it learns"
+
+
+def test_adding_an_attack(tmp_path, images):
+    example("adding-an-attack.md", 0, tmp_path / "bar.py")
+    bar = registry.create("attacks", "bar[width=3]")
+    stamped = bar.stamp(images.x)
+    assert torch.equal(stamped[..., 3:], images.x[..., 3:])
+    assert (stamped[..., :3].int() * 2 - images.x[..., :3].int()).abs().max() <= 1
+
+
+def test_adding_more(tmp_path):
+    kinds = [example("adding-more.md", 0, tmp_path / "backwards.py")]
+    kinds += [example("adding-more.md", 1, tmp_path / "lost.py")]
+    assert kinds == [[("executors", "backwards")], [("metrics", "lost")]]
+    assert metrics.get("lost").of({"metrics": {"asr": [5, 10], "arr": [2, 10]}}, None) == 30
+
+    class Works:
+        def run(self, group, tell):
+            return group
+
+    groups = [["a"], ["b"]]
+    executor = registry.create("executors", "backwards")
+    assert list(executor.run(groups, Works(), None)) == [["b"], ["a"]]

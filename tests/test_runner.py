@@ -660,13 +660,14 @@ def test_tune_by_cross_validation(tmp_path, grid, monkeypatch):
     assert names == ["cbd[t1_steps=1,beta=1e-05]", "cbd[t1_steps=1,beta=0.001]"]
     assert len(tune.choices("cbd", {})) == 9, "the paper's own grid"
     seen = []
-    monkeypatch.setattr(
-        tune.Engine,
-        "predict",
-        lambda self, net, images: (
-            seen.append(images.x) or torch.eye(10)[(images.y + len(seen) % 2) % 10]
-        ),
-    )
+
+    def predict(self, net, images):
+        # CBD asks about the images it was trained on, too
+        if len(images) < 100:
+            seen.append(images.x)
+        return torch.eye(10)[(images.y + len(seen) % 2) % 10]
+
+    monkeypatch.setattr(tune.Engine, "predict", predict)
     options = Options(out=tmp_path, device="cpu")
     results = tune.cross_validate(grid.cells()[0], names, 4, options)
     assert sum(map(len, seen[:4])) == len(torch.cat(seen[:4]).flatten(1).unique(dim=0)) == 190

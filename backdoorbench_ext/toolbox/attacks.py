@@ -88,22 +88,22 @@ class RecordAttack(Supplied):
 
 
 def _sets(
-    found: record.Record, train: Images, test: Images, held: Tensor, target: int, rate: float
+    source: record.Record, train: Images, test: Images, held: Tensor, target: int, rate: float
 ) -> tuple[Poisoned, Poisoned]:
-    least, most = found.rates
+    least, most = source.rates
     slack = 0.5 / max(1, len(train)) + 5e-4
     if not least - slack <= rate <= most + slack:
         raise InputError(
-            f"{found.folder}: its poisoning rate is {most:g}, not {rate:g}: give --rates {most:g}"
+            f"{source.folder}: its poisoning rate is {most:g}, not {rate:g}: give --rates {most:g}"
         )
-    if len(found.targets) == 1 and found.targets != [target]:
+    if len(source.targets) == 1 and source.targets != [target]:
         raise InputError(
-            f"{found.folder}: its target is {found.targets[0]}, the protocol's {target}: give "
-            f"--target {found.targets[0]}"
+            f"{source.folder}: its target is {source.targets[0]}, the protocol's {target}: give "
+            f"--target {source.targets[0]}"
         )
-    poisoned = found.poisoned("train", train)
-    assert found.train is not None
-    return poisoned[~held[torch.from_numpy(found.train.index)]], found.poisoned("test", test)
+    poisoned = source.poisoned("train", train)
+    assert source.train is not None
+    return poisoned[~held[torch.from_numpy(source.train.index)]], source.poisoned("test", test)
 
 
 @dataclass(frozen=True)

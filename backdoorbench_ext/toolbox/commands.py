@@ -97,31 +97,31 @@ def defending(
         InputError: as ``record.read``; a record without a training set; no network here that is
             like its.
     """
-    found = record.read(folder)
-    if found.train is None:
+    source = record.read(folder)
+    if source.train is None:
         raise InputError(
             f"{folder}: holds no poisoned training set: its attack controls the training"
         )
-    model = record.our_model(found.model_name)
+    model = record.our_model(source.model_name)
     models.check(model)
-    found.fit_to(Net(model, found.classes))
-    target = found.targets[0] if len(found.targets) == 1 else protocol.target
+    source.fit_to(Net(model, source.classes))
+    target = source.targets[0] if len(source.targets) == 1 else protocol.target
     known = {
         name: {**fields, **({"model": model} if "model" in fields else {})}
         for name, fields in protocol.overrides.items()
     }
-    if dataset.partition("[")[0] not in known and found.dataset in known:
+    if dataset.partition("[")[0] not in known and source.dataset in known:
         # the same images by another name keep the normalisation
-        known[dataset.partition("[")[0]] = known[found.dataset]
+        known[dataset.partition("[")[0]] = known[source.dataset]
     rules = replace(protocol, model=model, target=target, overrides=known)
     name = f"defend-{folder.resolve().name}"
     return Suite(
         name,
         rules,
-        (dataset or found.dataset,),
+        (dataset or source.dataset,),
         (f"record:{folder}",),
         defenses,
-        rates=(found.rate,),
+        rates=(source.rate,),
         seeds=seeds,
     )
 
@@ -133,10 +133,10 @@ def results(suite: Suite, cells: list[Cell], options: Options) -> list[Path]:
     written = []
     for cell in cells:
         file = (options.out / suite.name / cell.path).with_suffix(".safetensors")
-        found = models.unpack(file.read_bytes()) if file.exists() else None
-        if found is not None:
+        network = models.unpack(file.read_bytes()) if file.exists() else None
+        if network is not None:
             target = file.with_name(f"{file.stem}-defense_result.pt")
-            record.save(target, record.model_state(found[1], found[0], outputs(found[0])))
+            record.save(target, record.model_state(network[1], network[0], outputs(network[0])))
             written.append(target)
     return written
 

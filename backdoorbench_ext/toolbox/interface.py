@@ -321,12 +321,12 @@ def _yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(file.read_text())
+        values = yaml.safe_load(file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{file}: no readable YAML file ({str(error).splitlines()[0]})") from error
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise InputError(f"{file}: must hold names and values")
-    return found
+    return values
 
 
 def _script(method: str) -> type[Script]:

@@ -86,10 +86,10 @@ def load(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     # whatever damaged bytes bring about, from zip, pickle or torch
     except Exception as error:
-        found = re.search(r"(?:GLOBAL|global:?|function|class) ([\w.]+\.[\w.]+)", str(error))
-        if found and "nsupported" in str(error):
+        named = re.search(r"(?:GLOBAL|global:?|function|class) ([\w.]+\.[\w.]+)", str(error))
+        if named and "nsupported" in str(error):
             raise InputError(
-                f"{file}: refused, it holds {found[1]}, which a record does not need; nothing was "
+                f"{file}: refused, it holds {named[1]}, which a record does not need; nothing was "
                 "executed"
             ) from error
         why = (str(error).strip() or "empty").splitlines()[0][:120]
@@ -238,15 +238,15 @@ def _pixels(picture: Path | Picture, size: tuple[int, int]) -> Tensor:
     """uint8 (3, h, w); the size is compared before anything is decoded."""
     try:
         if isinstance(picture, Picture):
-            _, mode, found, _, data = picture.state
+            _, mode, sides, _, data = picture.state
             if (
                 mode != "RGB"
-                or tuple(found) != (size[1], size[0])
+                or tuple(sides) != (size[1], size[0])
                 or not isinstance(data, bytes)
                 or len(data) != 3 * size[0] * size[1]
             ):
                 raise ValueError(
-                    f"{mode} {found} and {len(data)} bytes, expected RGB {size[1]}x{size[0]}"
+                    f"{mode} {sides} and {len(data)} bytes, expected RGB {size[1]}x{size[0]}"
                 )
             array = np.frombuffer(data, np.uint8).reshape(*size, 3).copy()
         else:
@@ -289,20 +289,20 @@ def read(folder: Path) -> Record:
 
 @lru_cache(maxsize=2)
 def _read(folder: Path, stamp: object) -> Record:
-    found = load(folder / "attack_result.pt")
+    content = load(folder / "attack_result.pt")
 
     def must(condition: bool, what: str) -> None:
         if not condition:
             raise InputError(f"{folder / 'attack_result.pt'}: {what}")
 
-    must(isinstance(found, dict), "not a record: no dictionary")
-    missing = [key for key in KEYS if key not in found]
+    must(isinstance(content, dict), "not a record: no dictionary")
+    missing = [key for key in KEYS if key not in content]
     must(not missing, f"not a record of an attack: lacks {', '.join(missing)}")
-    classes = found["num_classes"]
-    size = found["img_size"]
-    model = found["model"]
+    classes = content["num_classes"]
+    size = content["img_size"]
+    model = content["model"]
     must(
-        isinstance(found["model_name"], str) and isinstance(found["clean_data"], str),
+        isinstance(content["model_name"], str) and isinstance(content["clean_data"], str),
         "model_name and clean_data must be words",
     )
     must(
@@ -321,16 +321,16 @@ def _read(folder: Path, stamp: object) -> Record:
     must(sound, "model must be a dictionary of tensors")
     weights = {name.removeprefix("module."): value for name, value in model.items()}
     train, test = (
-        None if found[key] is None else _state(folder, key, found[key], classes, must)
+        None if content[key] is None else _state(folder, key, content[key], classes, must)
         for key in ("bd_train", "bd_test")
     )
     must(test is not None, "bd_test is missing")
     assert test is not None
     return Record(
         folder,
-        found["model_name"],
+        content["model_name"],
         weights,
-        found["clean_data"],
+        content["clean_data"],
         classes,
         (size[0], size[1]),
         train,
@@ -339,13 +339,13 @@ def _read(folder: Path, stamp: object) -> Record:
 
 
 def _state(
-    folder: Path, key: str, found: Any, classes: int, must: Callable[[bool, str], None]
+    folder: Path, key: str, part: Any, classes: int, must: Callable[[bool, str], None]
 ) -> State:
     must(
-        isinstance(found, dict) and all(name in found for name in STATE),
+        isinstance(part, dict) and all(name in part for name in STATE),
         f"{key} must hold {', '.join(STATE)}",
     )
-    container, index, replaced = (found[name] for name in STATE)
+    container, index, replaced = (part[name] for name in STATE)
     for name, array in zip(STATE[1:], (index, replaced), strict=True):
         must(
             isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "iuf",
@@ -415,9 +415,9 @@ def _inside(
     start = PurePosixPath(base.replace("\\", "/"))
     leaves = f"{key}: {path!r} leaves the record's folder"
     must(".." not in whole.parts and whole.is_relative_to(start), leaves)
-    found = folder / start.name / whole.relative_to(start)
-    must(found.resolve().is_relative_to(folder.resolve()), leaves)
-    return found
+    file = folder / start.name / whole.relative_to(start)
+    must(file.resolve().is_relative_to(folder.resolve()), leaves)
+    return file
 
 
 def their_name(name: str, net: Net) -> str:

@@ -78,13 +78,13 @@ def measure(
     judge = Engine(rules, train)
     # all are measured alike
     judge.bf16 = False
-    found: dict[str, dict[str, list[float]]] = {name: {"ca": [], "asr": []} for name in ways}
+    percent: dict[str, dict[str, list[float]]] = {name: {"ca": [], "asr": []} for name in ways}
     for seed in seeds:
         for name, way in ways.items():
             hits = judge.measure(judge.move(way(train.observed(), seed)), test, triggered)
-            for metric, values in found[name].items():
+            for metric, values in percent[name].items():
                 values.append(100 * float(hits[metric].float().mean()))
-    return found
+    return percent
 
 
 def main() -> None:
@@ -98,21 +98,21 @@ def main() -> None:
     ways = {"plain loop": plain(rules), "ours": fast(rules)} | (
         {"ours, compiled": fast(rules, given.compile)} if given.compile else {}
     )
-    found = measure(
+    percent = measure(
         rules, ways, poisoned, test, attack.test_set(test, rules.target), range(given.seeds)
     )
     print(
         f"\n{SUITE.attacks[0]}, digits, {rules.model}, {rules.recipe.epochs} epochs, percent by "
         "seed"
     )
-    for name, metrics in found.items():
+    for name, metrics in percent.items():
         for metric, values in metrics.items():
             spread = f"mean {mean(values):6.2f} +- {stdev(values) if len(values) > 1 else 0:.2f}"
             print(
                 f"  {name:16} {metric.upper():4} {spread}   "
                 + " ".join(f"{value:.2f}" for value in values)
             )
-    keep("equal", given, {}, percent=found, compile=given.compile)
+    keep("equal", given, {}, percent=percent, compile=given.compile)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,11 @@ def together(
     side: int = 32,
 ) -> dict[str, Speed]:
     """Images a second of so many processes together, by their number, in rounds that alternate."""
-    found: dict[int, list[float]] = {count: [] for count in jobs}
+    by_count: dict[int, list[float]] = {count: [] for count in jobs}
     for _ in range(rounds):
         for count in jobs:
-            found[count].append(beside.speed(count, rules, (3, side, side), 10, device, seconds))
-    return {f"{count} at a time": Speed.of(speeds) for count, speeds in found.items()}
+            by_count[count].append(beside.speed(count, rules, (3, side, side), 10, device, seconds))
+    return {f"{count} at a time": Speed.of(speeds) for count, speeds in by_count.items()}
 
 
 def cells_an_hour(suite: Suite, options: Options, jobs: int) -> float:

@@ -32,13 +32,9 @@ class Pictures(Dataset[Any]):
         crop = transforms.RandomCrop((h, w), padding=rules.crop)
         flip = transforms.RandomHorizontalFlip()
         hole = transforms.RandomErasing(p=1, scale=(share, share), ratio=(1, 1), value=0)
-        chosen = (
-            [crop] * bool(rules.crop)
-            + [flip] * rules.flip
-            + [transforms.ToTensor()]
-            + [hole] * bool(rules.cutout)
-        )
-        self.change = transforms.Compose(chosen)
+        steps = {crop: rules.crop, flip: rules.flip, transforms.ToTensor(): True}
+        steps[hole] = rules.cutout
+        self.change = transforms.Compose([step for step, wanted in steps.items() if wanted])
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -92,23 +92,23 @@ def measure(cells: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "large.py").write_text(GRID.format(seeds=cells // 1000))
-        found = {}
+        spent = {}
         for command, words in COMMANDS.items():
             # what reads records has them
             if command == "status":
                 write(suite.load(str(folder / "large.py")), folder / "runs")
-            found[command] = seconds(words, folder)
-        return found
+            spent[command] = seconds(words, folder)
+        return spent
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", default="1000,4000,16000", help="sizes, in whole thousands")
     sizes = [int(size) for size in parser.parse_args().cells.split(",")]
-    found = {size: measure(size) for size in sizes}
+    spent = {size: measure(size) for size in sizes}
     print(f"{'CPU seconds':24}" + "".join(f"{size:>10,} cells" for size in sizes))
     for command in COMMANDS:
-        numbers = "".join(f"{found[size][command]:16.2f}" for size in sizes)
+        numbers = "".join(f"{spent[size][command]:16.2f}" for size in sizes)
         print(f"{command:24}{numbers}", flush=True)
 
 

@@ -77,12 +77,12 @@ def roofline(device: torch.device, size: int = 1024, seconds: float = 0.2) -> di
             rates.append(amount / (time.perf_counter() - start))
         return max(rates)
 
-    found = {}
+    rates = {}
     block = torch.empty(64 * 2**20, dtype=torch.uint8, device=device)
     for name, kind in (("bf16", torch.bfloat16), ("float32", torch.float32)):
         a = torch.rand(size, size, device=device, dtype=kind)
-        found[f"{name} TFLOP/s"] = best(partial(torch.matmul, a, a), 2 * size**3) / 1e12
-    return found | {"copy GB/s": best(block.clone, 2 * block.numel()) / 1e9}
+        rates[f"{name} TFLOP/s"] = best(partial(torch.matmul, a, a), 2 * size**3) / 1e12
+    return rates | {"copy GB/s": best(block.clone, 2 * block.numel()) / 1e9}
 
 
 def show(title: str, unit: str, speeds: Mapping[str, Speed], base: str) -> None:
