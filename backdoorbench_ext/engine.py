@@ -497,9 +497,6 @@ class Engine:
             assert images is not None, "per_epoch is needed where no images are given"
             per_epoch = max(1, len(images) // recipe.batch_size)
         total = steps or (epochs or recipe.epochs) * per_epoch
-        scheduled: list[tuple[Any, Recipe]] = [
-            (part, self._recipes[part]) for part in keep if part in self._recipes
-        ]
         file = self._state / f"{self._stage}-{name}.pt" if self._state else None
         self._stage += 1
         done = self._restore(file, keep)
@@ -508,23 +505,30 @@ class Engine:
         net.train()
         while done < total:
             epoch = _Epoch(self.device)
-            for x, y in self._passes(images, recipe, per_epoch, augmented):
-                for optimizer, own in scheduled:
-                    for group in optimizer.param_groups:
-                        group["lr"] = own.lr_at(done / total)
+            batches = self._passes(images, recipe, per_epoch, augmented)
+            for x, y in itertools.islice(batches, total - done):
+                self._schedule(keep, done / total)
                 step = Step(x, y, done, total, per_epoch)
                 yield step
                 done += 1
                 epoch.add(step, images=len(y) or recipe.batch_size)
-                if done == total:
-                    break
-            self._close(epoch, name, -(-done // per_epoch), recipe)
+            number = -(-done // per_epoch)
+            self._close(epoch, name, number, recipe)
             self._audit_epoch(name, net, answers)
             if file and (done >= total or self._time_to_save()):
                 self._save(file, keep, done)
             if self._progress:
-                self._progress(f"{name}, epochs", -(-done // per_epoch), -(-total // per_epoch))
+                self._progress(f"{name}, epochs", number, -(-total // per_epoch))
         net.eval()
+
+    def _schedule(self, keep: Sequence[Stateful], share: float) -> None:
+        """Set the learning rates after that share of the steps."""
+        for part in keep:
+            recipe = self._recipes.get(part)
+            if recipe:
+                optimizer: Any = part
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.lr_at(share)
 
     def draw(self, images: Images, n: int) -> Tensor:
         """Places of ``n`` of the images at random, with replacement: int64 (n,)."""

@@ -548,6 +548,8 @@ def test_a_dropped_file_is_a_defense(tmp_path):
         "tests/test_methods.py",
         "-k",
         "smoothing",
+        "-n",
+        "0",
         "-p",
         "no:cacheprovider",
     ]

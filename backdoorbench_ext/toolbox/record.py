@@ -287,14 +287,11 @@ def read(folder: Path) -> Record:
     return _read(folder, (stat.st_mtime_ns, stat.st_size) if stat else None)
 
 
-@lru_cache(maxsize=2)
-def _read(folder: Path, stamp: object) -> Record:
-    content = load(folder / "attack_result.pt")
+Must = Callable[[bool, str], None]
 
-    def must(condition: bool, what: str) -> None:
-        if not condition:
-            raise InputError(f"{folder / 'attack_result.pt'}: {what}")
 
+def _check(content: Any, must: Must) -> None:
+    """That everything but the images is of the kinds that BackdoorBench writes."""
     must(isinstance(content, dict), "not a record: no dictionary")
     missing = [key for key in KEYS if key not in content]
     must(not missing, f"not a record of an attack: lacks {', '.join(missing)}")
@@ -319,6 +316,20 @@ def _read(folder: Path, stamp: object) -> Record:
         isinstance(k, str) and isinstance(v, Tensor) for k, v in model.items()
     )
     must(sound, "model must be a dictionary of tensors")
+
+
+@lru_cache(maxsize=2)
+def _read(folder: Path, stamp: object) -> Record:
+    content = load(folder / "attack_result.pt")
+
+    def must(condition: bool, what: str) -> None:
+        if not condition:
+            raise InputError(f"{folder / 'attack_result.pt'}: {what}")
+
+    _check(content, must)
+    classes = content["num_classes"]
+    size = content["img_size"]
+    model = content["model"]
     weights = {name.removeprefix("module."): value for name, value in model.items()}
     train, test = (
         None if content[key] is None else _state(folder, key, content[key], classes, must)
@@ -338,9 +349,25 @@ def _read(folder: Path, stamp: object) -> Record:
     )
 
 
-def _state(
-    folder: Path, key: str, part: Any, classes: int, must: Callable[[bool, str], None]
-) -> State:
+def _entry(
+    folder: Path, key: str, place: Any, entry: Any, base: Any, must: Must
+) -> tuple[Path | Picture, Any]:
+    """An image that was replaced, as a file or in the record itself, and its two labels."""
+    if base is None:
+        must(
+            isinstance(entry, tuple) and len(entry) == 3 and isinstance(entry[0], Picture),
+            f"{key}: image {place} must be a picture and two labels",
+        )
+        return entry[0], entry[1:]
+    must(
+        isinstance(entry, dict) and isinstance(entry.get("path"), str),
+        f"{key}: image {place} has no path",
+    )
+    return _inside(folder, key, base, entry["path"], must), entry.get("other_info")
+
+
+def _arrays(key: str, part: Any, must: Must) -> tuple[Any, Any, Any]:
+    """The container of the images, which images these are, and which of all are replaced."""
     must(
         isinstance(part, dict) and all(name in part for name in STATE),
         f"{key} must hold {', '.join(STATE)}",
@@ -361,6 +388,11 @@ def _state(
         isinstance(container, dict) and isinstance(container.get("data_dict"), dict),
         f"{key}: bd_data_container lacks its data_dict",
     )
+    return container, index, replaced
+
+
+def _state(folder: Path, key: str, part: Any, classes: int, must: Must) -> State:
+    container, index, replaced = _arrays(key, part, must)
     base = container.get("save_folder_path")
     pictures = {}
     labels = {}
@@ -369,21 +401,7 @@ def _state(
             isinstance(place, (int, np.integer)) and 0 <= int(place) < len(replaced),
             f"{key}: image {place!r} is outside the {len(replaced)} images",
         )
-        picture: Path | Picture
-        if base is None:
-            must(
-                isinstance(entry, tuple) and len(entry) == 3 and isinstance(entry[0], Picture),
-                f"{key}: image {place} must be a picture and two labels",
-            )
-            picture = entry[0]
-            info = entry[1:]
-        else:
-            must(
-                isinstance(entry, dict) and isinstance(entry.get("path"), str),
-                f"{key}: image {place} has no path",
-            )
-            picture = _inside(folder, key, base, entry["path"], must)
-            info = entry.get("other_info")
+        picture, info = _entry(folder, key, place, entry, base, must)
         sound = (
             isinstance(info, (list, tuple))
             and len(info) == 2
@@ -404,9 +422,7 @@ def _state(
     return State(index.astype(np.int64), replaced == 1, pictures, labels)
 
 
-def _inside(
-    folder: Path, key: str, base: Any, path: str, must: Callable[[bool, str], None]
-) -> Path:
+def _inside(folder: Path, key: str, base: Any, path: str, must: Must) -> Path:
     """Where a stored path lies in the record's folder, whatever the folder was called when the
     record was made.
     """

@@ -68,7 +68,8 @@ def record(cell: Cell, rng: random.Random, form: int = FORMAT) -> dict[str, Any]
 
 
 def write(grid: Suite, folder: Path, form: int = FORMAT) -> None:
-    """A record for every cell of a grid."""
+    """A record for every cell of a grid, in a folder such as a run leaves."""
+    grid.save(folder / grid.name)
     rng = random.Random(0)
     for cell in grid.cells():
         path = folder / grid.name / cell.path
