@@ -19,6 +19,7 @@ from .errors import InputError
 from .files import write_whole
 from .frame import Key, key, summary
 from .layout import caption, layout
+from .metrics import COUNTED
 from .naming import title
 from .records import Record, precision
 from .suite import Suite
@@ -84,8 +85,9 @@ def rows(records: Sequence[Record], suite: Suite) -> list[dict[str, Any]]:
 def facts(record: Record) -> dict[str, str]:
     """What is shown of a record, by name."""
     around = record["surroundings"]
-    counts = record["metrics"].items()
-    told = {name.upper(): f"{hits:,} of {n:,}" for name, (hits, n) in counts}
+    counts = record["metrics"]
+    ordered = [name for name in COUNTED if name in counts]
+    told = {name.upper(): "{:,} of {:,}".format(*counts[name]) for name in ordered}
     for name, probed in record["probes"].items():
         told[f"{name}, percent"] = ", ".join(
             f"{m.upper()} {100 * hits / n:.2f}" for m, (hits, n) in probed.items() if n
