@@ -314,14 +314,18 @@ def _run(
 
     folder = options.out / grid.name
     axes = suite.AXES if own else ("rates", "seeds")
+    runs: Any = registry.create("executors", executor) if executor else None
     cells = grid.cells(only)
     plan = runner.plan(grid.joined(folder, axes), cells, options)
     _say(str(plan))
     if dry_run:
         print("\n".join(str(folder / cell.path) for cell in plan.todo))
         return
-    runs: Any = registry.create("executors", executor) if executor else None
-    outcomes = runner.run(plan, jobs=_jobs(jobs, plan), executor=runs, console=err)
+    try:
+        outcomes = runner.run(plan, jobs=_jobs(jobs, plan), executor=runs, console=err)
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on from here")
+        raise
     # again: another run may have added to it meanwhile
     grid = grid.joined(folder, axes)
     _write(grid, folder)
@@ -766,9 +770,6 @@ def main() -> None:
     except InputError as error:
         _say(f"bbx: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        _say("stopped; the same command goes on from here")
-        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

@@ -32,7 +32,7 @@ def show(out: Console, name: str) -> None:
     kinds = [kind for kind in METHODS if name in registry.modules(kind)]
     theirs = checkout.attacks()
     if name in theirs:
-        words = escape(inspect.getdoc(toolbox) or "")
+        words = escape(flowing(toolbox))
         out.print(f"[bold]{name}[/bold]  (attack: {theirs[name]})\n\n{words}", highlight=False)
         return
     if not kinds and name not in PROTOCOLS:
@@ -41,7 +41,7 @@ def show(out: Console, name: str) -> None:
     for kind in kinds:
         mod = registry.module(kind, name)
         out.print(f"[bold]{name}[/bold]  ({kind[:-1]}, {mod.__file__})\n", highlight=False)
-        out.print(inspect.getdoc(mod) or "", highlight=False, markup=False)
+        out.print(flowing(mod), highlight=False, markup=False)
         if kind == "benchmarks":
             _suite(out, suite.load(name))
         else:
@@ -51,8 +51,14 @@ def show(out: Console, name: str) -> None:
         out.print(str(PROTOCOLS[name]), highlight=False, markup=False)
 
 
+def flowing(described: Any) -> str:
+    """A docstring whose paragraphs are lines, for the console to break where it is wide."""
+    paragraphs = (inspect.getdoc(described) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
+
+
 def _method(out: Console, cls: type[Any]) -> None:
-    out.print("\n" + (inspect.getdoc(cls) or "") + "\n", highlight=False, markup=False)
+    out.print(f"\n{flowing(cls)}\n", highlight=False, markup=False)
     table = Table("option", "type", "default", "range", "meaning", box=None)
     for f in fields(cls):
         meaning = escape(f.metadata.get("meaning", ""))

@@ -1,4 +1,4 @@
-"""One training after the other, in this process; without a link: there is nothing to cite."""
+"""One training after the other, in this process."""
 
 from __future__ import annotations
 
