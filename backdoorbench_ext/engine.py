@@ -280,51 +280,38 @@ class Engine:
         log of each.
         """
 
-        def train() -> dict[str, Tensor]:
-            state = (
-                self._victim.with_suffix(".state")
-                if self._victim
-                else self._state and self._state / "victim"
-            )
-            own = Engine(
-                self.rules,
-                self._train,
-                seed=self.seed,
-                device=self.device,
-                state=state,
-                progress=self._progress,
-                compile=self.compile,
-                audit=self._audit,
-            )
-            trained = own.fit(own.new_model(), self._train).state_dict()
-            log = own.log_book
-            told = {"seconds": log.seconds["train"], "images": log.images} | {
-                f"curve.{name}": values for name, values in log.curves.items()
-            }
-            return trained | {
-                f"log.{name}": torch.tensor(value, dtype=torch.float64)
-                for name, value in told.items()
-            }
-
         with self.aside():
             net = self.new_model()
-            kept = once(self._victim, self.device, train)
-            told = {
-                key.removeprefix("log."): value
-                for key, value in kept.items()
-                if key.startswith("log.")
-            }
-            self.log_book.curves |= {
-                key.removeprefix("curve."): value.tolist()
-                for key, value in told.items()
-                if key.startswith("curve.")
-            }
-            self.log_book.seconds["train"] = float(told["seconds"])
-            self.log_book.images += int(told["images"])
-            net.load_state_dict(
-                {key: value for key, value in kept.items() if not key.startswith("log.")}
-            )
+            kept = once(self._victim, self.device, self._train_victim)
+            told = {name: value for name, value in kept.items() if name.startswith("log.")}
+            net.load_state_dict({k: value for k, value in kept.items() if k not in told})
+        for name, value in told.items():
+            curve = name.removeprefix("log.curve.")
+            if curve != name:
+                self.log_book.curves[curve] = value.tolist()
+        self.log_book.seconds["train"] = float(told["log.seconds"])
+        self.log_book.images += int(told["log.images"])
         return net.eval()
+
+    def _train_victim(self) -> dict[str, Tensor]:
+        """The state of the victim, and under "log." what its training told."""
+        state = self._state and self._state / "victim"
+        own = Engine(
+            self.rules,
+            self._train,
+            seed=self.seed,
+            device=self.device,
+            state=self._victim.with_suffix(".state") if self._victim else state,
+            progress=self._progress,
+            compile=self.compile,
+            audit=self._audit,
+        )
+        trained = own.fit(own.new_model(), self._train).state_dict()
+        book = own.log_book
+        told: dict[str, Any] = {f"curve.{name}": values for name, values in book.curves.items()}
+        told |= {"seconds": book.seconds["train"], "images": book.images}
+        log = {f"log.{name}": torch.tensor(v, dtype=torch.float64) for name, v in told.items()}
+        return trained | log
 
     def clean(self, n: int | None = None) -> Images:
         """``n`` clean images of the reserve, chosen at random, or all of it; the record says how

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 
 from . import gather
 from .errors import InputError
-from .frame import frame, summary
+from .frame import Key, frame, summary
 from .layout import present
 from .metrics import Metric
 from .naming import heads, labels, letters, rate
@@ -253,14 +253,9 @@ def rates(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = U
         figure, axes = sheet(len(panels), len(metrics), size, sharex=True, sharey=True)
         for row, (dataset, attack) in zip(axes, panels, strict=True):
             for ax, metric in zip(row, metrics, strict=True):
-                for place, (defense, name) in enumerate(names.items()):
-                    where = (dataset, attack, defense)
-                    own = {k[1]: n for k, n in means.items() if (k[0], *k[2:]) == where}
-                    points = [(100 * s, n[metric.key].mean) for s, n in sorted(own.items())]
-                    looks: Any = {"ls": "-", "ms": 3.5, "lw": 1, "label": name}
-                    ax.plot(*zip(*points, strict=True), **_look(place), **looks)
+                own = {k: n for k, n in means.items() if (k[0], k[2]) == (dataset, attack)}
+                _over_rates(ax, own, names, metric)
                 ax.set_title(f"{metric.title}   {attack}, {dataset}", fontsize=7)
-                ax.set_ylim(-4, 104)
             row[0].set_ylabel("percent")
         for ax in axes[-1]:
             ax.set_xlabel("poisoning rate, percent")
@@ -268,6 +263,18 @@ def rates(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = U
         figure.legend(*legend, loc="outside upper center", ncols=4, frameon=False, fontsize=7)
         _explain(figure, names)
     return figure
+
+
+def _over_rates(
+    ax: Any, means: Mapping[Key, Any], names: Mapping[str, str], metric: Metric
+) -> None:
+    """A line a defense, over the rates of an attack."""
+    for place, (defense, name) in enumerate(names.items()):
+        own = sorted((key[1], n[metric.key].mean) for key, n in means.items() if key[3] == defense)
+        looks: Any = {"ls": "-", "ms": 3.5, "lw": 1, "label": name}
+        shares = [100 * share for share, _ in own]
+        ax.plot(shares, [value for _, value in own], **_look(place), **looks)
+    ax.set_ylim(-4, 104)
 
 
 KINDS = {
@@ -338,28 +345,36 @@ def learning(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] 
     attacks, names = _names(records, suite)
     drawn = {line.defense for lines in shown.values() for line in lines}
     defenses = {d: name for d, name in names.items() if d in drawn}
-    places = {d: place for place, d in enumerate(defenses)}
     height = 1.7 * len(shown) + 0.3 + 0.17 * -(-len(defenses) // 3)
     with plt.rc_context(STYLE):
         figure, axes = sheet(len(shown), 2, (6.4, height), sharey=True, sharex="row")
         lines: dict[str, Any] = {}
         for row, ((attack, dataset, share), own) in zip(axes, shown.items(), strict=True):
-            for line in own:
-                looks = _look(places[line.defense]) | {"ls": "-", "lw": 1, "ms": 2}
-                for ax, values in zip(row, (line.ca, line.asr), strict=True):
-                    lines[names[line.defense]] = ax.plot(line.seconds, values, **looks)[0]
-            for ax, metric in zip(row, ("CA", "ASR"), strict=True):
-                where = f"{attacks[attack]}, {dataset}, {rate(share)}"
-                ax.set_title(f"{metric}   {where}", fontsize=7)
-                ax.set_ylim(-4, 104)
-                ax.grid(lw=0.3)
-            row[0].set_ylabel("percent")
+            where = f"{attacks[attack]}, {dataset}, {rate(share)}"
+            lines |= _learning(row, own, defenses, where)
         for ax in axes[-1]:
             ax.set_xlabel("seconds of training")
         words: Any = {"loc": "outside upper center", "ncols": 3, "frameon": False, "fontsize": 7}
         figure.legend(lines.values(), lines, **words)
         _explain(figure, defenses, {attack: attacks[attack] for attack, _, _ in shown})
     return figure
+
+
+def _learning(
+    row: Any, own: Sequence[gather.Line], defenses: Mapping[str, str], where: str
+) -> dict[str, Any]:
+    """A row of learning curves; one line of each defense, by its title."""
+    drawn = {}
+    for line in own:
+        look = _look(list(defenses).index(line.defense)) | {"ls": "-", "lw": 1, "ms": 2}
+        for ax, values in zip(row, (line.ca, line.asr), strict=True):
+            drawn[defenses[line.defense]] = ax.plot(line.seconds, values, **look)[0]
+    for ax, metric in zip(row, ("CA", "ASR"), strict=True):
+        ax.set_title(f"{metric}   {where}", fontsize=7)
+        ax.set_ylim(-4, 104)
+        ax.grid(lw=0.3)
+    row[0].set_ylabel("percent")
+    return drawn
 
 
 def times(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = USUAL) -> Figure:
