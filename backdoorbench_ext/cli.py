@@ -392,19 +392,25 @@ def _own_grid(dataset: str, attacks: str, defenses: str, protocol: str) -> Suite
 def _summary(there: Sequence[records.Record], grid: Suite) -> None:
     """The means over seeds, on the screen."""
     from .frame import summary
+    from .naming import rate
 
     shown = [metrics.get(key) for key in metrics.COUNTED]
+    rows = summary(there, shown)
+    # what all rows share is not repeated
+    several = [len({cell[place] for cell in rows}) > 1 for place in range(2)]
+    columns = [name for name, wanted in zip(("data set", "rate"), several, strict=True) if wanted]
     table = Table(
-        Column("attack", overflow="fold"),
-        Column("defense", overflow="fold"),
+        *(Column(name, overflow="fold") for name in (*columns, "attack", "defense")),
         *(f"{metric.title} {metric.arrow}" for metric in shown),
         title=escape(f"{grid.name}, percent"),
         title_justify="left",
         box=None,
     )
-    for (_, _, attack, defense), row in summary(there, shown).items():
+    for (dataset, share, attack, defense), row in rows.items():
+        where = zip((dataset, rate(share)), several, strict=True)
+        names = [*(name for name, wanted in where if wanted), attack, defense]
         means = (replace(row[metric.key], count=1) for metric in shown)
-        table.add_row(escape(attack), escape(defense), *map(str, means))
+        table.add_row(*map(escape, names), *map(str, means))
     out.print(table)
 
 
