@@ -271,6 +271,11 @@ class Attack(Method, ABC):
         else:
             pool = torch.arange(len(train), device=train.y.device)
         n = 0 if self.label_mode == "none" else round(rate * len(train))
+        if n == 0 and self.label_mode != "none":
+            raise InputError(
+                f"poisoning rate {rate:g} poisons none of {len(train)} images: give at least "
+                f"{1 / len(train):.2g}"
+            )
         if n > len(pool):
             raise InputError(
                 f"poisoning rate {rate:g} asks for {n} images, but only {len(pool)} of "

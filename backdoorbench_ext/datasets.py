@@ -8,6 +8,7 @@ and ``npz:PATH`` are the user's own.
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -36,6 +37,8 @@ DOWNLOADS = {
     "imagenette": "Imagenette, 1.45 GiB",
 }
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
+# the order of a folder's classes, where it is not that of their names
+CLASSES = "classes.json"
 Splits = tuple[Images, Images]
 
 
@@ -191,24 +194,44 @@ def _folder(path: Path, size: object = None) -> Splits:
             raise InputError(
                 f"{path}: expected the folders train/ and test/ or val/, {part.name}/ is missing"
             )
-    classes = sorted(p.name for p in (path / "train").iterdir() if p.is_dir())
-    other = sorted(p.name for p in test.iterdir() if p.is_dir())
+    classes = sorted(p.name for p in _seen(path / "train") if p.is_dir())
+    other = sorted(p.name for p in _seen(test) if p.is_dir())
     if classes != other:
         raise InputError(
             f"{path}: train/ and {test.name}/ differ in the classes "
             f"{', '.join(sorted(set(classes) ^ set(other)))}"
         )
+    classes = _ordered(path, classes)
 
     def split(part: Path) -> Images:
         files = [
             (f, label)
             for label, name in enumerate(classes)
-            for f in sorted((part / name).iterdir())
+            for f in sorted(_seen(part / name))
             if f.suffix.lower() in SUFFIXES
         ]
         return _read(files, tuple(classes), size, str(part))
 
     return split(path / "train"), split(test)
+
+
+def _seen(folder: Path) -> list[Path]:
+    """What lies in a folder, but for what systems and notebooks hide there."""
+    return [p for p in folder.iterdir() if not p.name.startswith(".") and p.name != "__MACOSX"]
+
+
+def _ordered(path: Path, names: list[str]) -> list[str]:
+    """The classes in the order that ``bbx poison`` kept, else in that of their names."""
+    file = path / CLASSES
+    if not file.is_file():
+        return names
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if sorted(kept) == names:
+            return list(kept)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{file}: not a list of classes ({error})") from error
+    raise InputError(f"{file}: its classes are not the folders of train/")
 
 
 def _read(

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import torch
 
+from .datasets import CLASSES
 from .engine import Progress
 from .errors import InputError
 from .files import write_whole
@@ -36,8 +37,9 @@ def poisoned(
 
     "png": ``to/train/<label>/``, ``test`` (clean), ``triggered`` (test images with the trigger),
     ``reserve`` (clean, held out of the training set); ``manifest.csv`` has file, label, true label,
-    poisoned (1 the trigger, 2 a cover image), ``spec.json`` all that decides the set. The folder
-    appears whole or not at all. "npz": the same in the file ``to``.
+    poisoned (1 the trigger, 2 a cover image), ``spec.json`` all that decides the set,
+    ``classes.json`` the order of the classes. The folder appears whole or not at all. "npz": the
+    same in the file ``to``.
 
     Raises:
         InputError: ``to`` exists, or as ``Lab.check``.
@@ -64,9 +66,16 @@ def poisoned(
         part = to.with_name(f".{to.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         _png(sets, part, progress)
+        classes = [_folder_name(name) for name in lab.poisoned.classes]
+        text = json.dumps(classes, ensure_ascii=False)
+        (part / CLASSES).write_text(text + "\n", encoding="utf-8")
         (part / "spec.json").write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n")
         part.rename(to)
     return {name: len(images) for name, images in sets.items()}
+
+
+def _folder_name(label: str) -> str:
+    return label.replace("/", "_")
 
 
 def _marks(images: Images) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +91,7 @@ def _png(sets: dict[str, Images], folder: Path, progress: Progress | None) -> No
     rows = []
     with ThreadPoolExecutor() as pool:
         for name, images in sets.items():
-            classes = [c.replace("/", "_") for c in images.classes]
+            classes = [_folder_name(name) for name in images.classes]
             for c in classes:
                 (folder / name / c).mkdir(parents=True)
             true, marks = _marks(images)

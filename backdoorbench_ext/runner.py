@@ -111,8 +111,8 @@ def _elsewhere(cells: list[Cell], options: Options) -> list[tuple[Cell, Path]]:
         return []
     device = pick_device(options.device)
     here = surroundings(device) | {"bf16": has_bf16(device)}
-    # files differ from it
-    if here["commit"].endswith("+"):
+    # an unknown commit equals nothing, and files may differ from one with a "+"
+    if not here["commit"] or here["commit"].endswith("+"):
         return []
     files = {file.name: file for file in there if _made_alike(file, here)}
     return [(cell, files[cell.path.name]) for cell in cells if cell.path.name in files]

@@ -13,6 +13,8 @@ from torch import nn
 
 from backdoorbench_ext import registry
 from backdoorbench_ext.adversarial import deepfool, pgd
+from backdoorbench_ext.attacks.badnets import BadNets
+from backdoorbench_ext.attacks.none import NoAttack
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.images import Images
@@ -431,3 +433,12 @@ def test_poison_puts_each_image_in_its_place(name, side):
         assert torch.equal(bad.x[~bad.mask & ~bad.cover], clean.x[~bad.mask & ~bad.cover])
         found.append(bad)
     assert torch.equal(found[0].x, found[1].x)
+
+
+def test_a_rate_that_poisons_nothing_is_refused():
+    """An ASR of it would be nobody's; No Attack poisons nothing by its meaning."""
+    clean = make_images(40)
+    more = {"target": 0, "rate": 0.01, "rng": torch.Generator()}
+    with pytest.raises(InputError, match=r"poisons none of 40 images: give at least 0\.025"):
+        BadNets().poison(clean, **more)
+    assert not NoAttack().poison(clean, **more).mask.any()

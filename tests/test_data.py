@@ -85,6 +85,16 @@ def test_folder(folder):
     assert datasets.load(f"folder:{folder}[size=7]")[0].x.shape == (8, 3, 7, 7)
 
 
+def test_what_lies_hidden_is_no_class_and_no_image(folder):
+    """Jupyter's checkpoints, a Mac's archive, a dot before a name."""
+    before = datasets.digest(datasets.load(f"folder:{folder}"))
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        (folder / "train" / name).mkdir()
+        Image.new("RGB", (5, 6)).save(folder / "train" / name / "0.png")
+    (folder / "train" / "a" / "._0.png").write_bytes(b"Mac OS X")
+    assert datasets.digest(datasets.load(f"folder:{folder}")) == before
+
+
 def test_bad_folder(folder):
     name = f"folder:{folder}"
     Image.new("RGB", (9, 9)).save(folder / "train" / "b" / "9.png")

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import RULES, here
+from conftest import RULES, here, make_images
 
 from backdoorbench_ext import datasets, export, pictures, plots, records, suite
 from backdoorbench_ext.engine import Engine
@@ -284,3 +284,22 @@ def test_tsne_draws_classes_and_edges():
         and len({tuple(colour) for colour in triggered.to_rgba(range(43))}) == 43
     ), "each class its own"
     plots.plt.close(figure)
+
+
+def test_classes_keep_their_order(options, tmp_path):
+    """Twelve classes whose names sort otherwise than they count keep their labels."""
+    images = make_images(240, classes=12)
+    names = tuple(str(n) for n in range(12))
+    x = images.x.permute(0, 2, 3, 1).numpy()
+    sets = {f"{name}_images": x for name in ("train", "test")}
+    sets |= {f"{name}_labels": images.y.numpy() for name in ("train", "test")}
+    np.savez(tmp_path / "own.npz", **sets, classes=np.array(names))
+    own = cell("badnets", f"npz:{tmp_path / 'own.npz'}")
+    export.poisoned(own, options, tmp_path / "set", "png")
+    again, test = datasets.load(f"folder:{tmp_path / 'set'}")
+    lab = Lab(own, options)
+    assert again.classes == test.classes == names
+    assert torch.equal(again.y.bincount(), lab.poisoned.y.bincount())
+    (tmp_path / "set" / "classes.json").write_text('["0"]')
+    with pytest.raises(InputError, match="its classes are not the folders"):
+        datasets.load(f"folder:{tmp_path / 'set'}")

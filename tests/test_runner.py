@@ -140,7 +140,7 @@ def test_cells_that_benchmarks_share_run_once(grid, tmp_path, monkeypatch):
     assert elsewhere(cells, replace(options, audit=True)) == []
     assert elsewhere(other.changed(seeds=(1,)).cells()) == []
     assert elsewhere(cells, replace(options, plugins=(Path("mine.py"),))) == []
-    for changed in ("abd", "abc+"):
+    for changed in ("abd", "abc+", ""):
         with monkeypatch.context() as patch:
             patch.setattr(surroundings, "commit", lambda commit=changed: commit)
             assert elsewhere(cells) == [], "other code"
