@@ -779,6 +779,10 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _say(f"bbx: {where}{error.strerror or error}")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -188,8 +188,8 @@ class Work:
         return Outcome(cell, records.read(path)) if path.exists() else None
 
     def failed(self, cell: Cell, error: str, reason: str) -> Outcome:
-        """The outcome of a cell that failed; ``reason`` goes into its file, its last line first of
-        all to be shown.
+        """The outcome of a cell that failed; ``reason`` goes into its file, whose last line is what
+        ``bbx status`` shows.
         """
         path = self.folder / cell.path
         path.parent.mkdir(parents=True, exist_ok=True)

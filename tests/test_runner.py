@@ -1,5 +1,6 @@
 """The way from a suite to records and tables: run, kill, go on, fail, refuse."""
 
+import errno
 import io
 import json
 import os
@@ -739,3 +740,18 @@ def test_an_audit_logs_losses_by_poison_and_changes_nothing_else(grid, tmp_path)
             assert extra[f"{stages[-1]}, {metric.upper()}"][-1] == pytest.approx(100 * hits / n), (
                 "all test images are fewer than 1,000"
             )
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
+    """Which file and why; no half-written file is left."""
+    (tmp_path / "tiny.py").write_text(SUITE)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    words = ("run", tmp_path / "tiny.py", "--device", "cpu", "--jobs", 1, "--out", tmp_path / "out")
+    assert here(*words) == 1
+    said = capsys.readouterr().err
+    assert f"suite.json: {os.strerror(errno.ENOSPC)}" in said and "Traceback" not in said
+    assert [file.name for file in (tmp_path / "out").rglob("*") if file.is_file()] == []
