@@ -53,15 +53,16 @@ class Processes(Executor):
                 for future in ended:
                     worker, group = running.pop(future)
                     try:
-                        yield future.result()
-                        idle.append(worker)
+                        outcomes = future.result()
                     except BrokenProcessPool:
                         worker.end()
-                        idle.append(Worker(work, threads))
+                        worker = Worker(work, threads)
                         outcomes, left = _bury(group, work)
                         if left:
                             waiting.appendleft(left)
-                        yield outcomes
+                    finally:
+                        idle.append(worker)
+                    yield outcomes
         finally:
             for worker in [*idle, *(worker for worker, _ in running.values())]:
                 worker.end()
