@@ -88,6 +88,8 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         callback=_register,
+        # before the options whose values may be names that a plugin brings
+        is_eager=True,
         help="a .py file with an attack, a defense, an executor, a SUITE or a METRIC; may be given "
         "several times",
     ),

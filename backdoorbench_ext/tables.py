@@ -126,12 +126,13 @@ def markdown(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric])
     if table.given:
         gaps = [""] * (len(metrics) - 1)
         rows.append(["Clean images", *(text for n in table.given for text in (n, *gaps))])
-    return _markdown(head, rows, left=1) + f"\n\n{caption(records, suite, metrics)}\n"
+    left = [True] + [False] * (len(head) - 1)
+    return _markdown(head, rows, left) + f"\n\n{caption(records, suite, metrics)}\n"
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """A Markdown table whose first ``left`` columns stand to the left, the others to the right."""
-    rule = ["---"] * left + ["---:"] * (len(head) - left)
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[bool]) -> str:
+    """A Markdown table, whose columns stand to the ``left`` or to the right."""
+    rule = ["---" if words else "---:" for words in left]
     full = [[*row, *[""] * (len(head) - len(row))] for row in rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *full])
 
@@ -190,10 +191,7 @@ def comparison(records: Sequence[Record], suite: Suite, form: str) -> str:
     lines = [[_text(c, row.get(c), named) for c in columns] for row in rows]
     titles = [_title(c) for c in columns]
     if form == "markdown":
-        left = [c in WORDS for c in columns]
-        rule = ["---" if words else "---:" for words in left]
-        table = [titles, rule, *lines]
-        return "\n".join("| " + " | ".join(row) + " |" for row in table) + f"\n\n{note}\n"
+        return _markdown(titles, lines, [c in WORDS for c in columns]) + f"\n\n{note}\n"
     return _pages(suite, columns, titles, lines, note)
 
 

@@ -66,6 +66,8 @@ def test_a_plugin_is_a_metric(tmp_path, monkeypatch, capsys):
     for one in RECORDS:
         path = cells[one["cell"]["attack"], one["cell"]["defense"]]
         records.write(tmp_path / "paper" / path, one)
+    # a process of its own knows no plugin yet, whichever option is written first
+    monkeypatch.setattr(registry, "_plugins", {})
     words = (tmp_path / "paper", "--metrics", "ca,lost", "--plugin", file)
     assert here("table", *words) == 0
     lines = capsys.readouterr().out.splitlines()
