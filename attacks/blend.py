@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import torch
 from torch import Tensor
 
 from backdoorbench_ext.api import Attack, InputError, option
+from backdoorbench_ext.reading import picture as read_picture
+from backdoorbench_ext.reading import place
 
 
 @lru_cache(maxsize=4)
@@ -24,15 +25,12 @@ def picture(pattern: str, seed: int, h: int, w: int) -> Tensor:
     """The picture that is blended in: float (3, h, w) in [0, 1]."""
     if pattern == "random":
         return torch.rand(3, h, w, generator=torch.Generator().manual_seed(seed))
-    image = cv2.imread(str(Path(pattern).expanduser()), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise InputError(f"pattern {pattern}: no such file, or no image")
-    return (
-        torch.from_numpy(cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA))
-        .permute(2, 0, 1)
-        .float()
-        / 255
-    )
+    try:
+        image = read_picture(place(pattern))
+    except InputError as error:
+        raise InputError(f"pattern {error}") from error
+    scaled = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(scaled).permute(2, 0, 1).float() / 255
 
 
 @dataclass(frozen=True)

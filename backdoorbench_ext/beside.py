@@ -5,7 +5,6 @@ idle and a large one fills it.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .devices import keep_memory, pick_device
+from .devices import cores, keep_memory, pick_device
 from .engine import Engine
 from .images import Images
 from .protocols import Protocol
@@ -72,7 +71,7 @@ def speed(
         RuntimeError: a process failed, for want of memory, say.
     """
     context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, cores() // jobs)
     with ProcessPoolExecutor(jobs, context, _settle, (context.Barrier(jobs), threads)) as pool:
         each = [pool.submit(_train, rules, shape, classes, device, seconds) for _ in range(jobs)]
         return sum(future.result() for future in each)

@@ -5,8 +5,8 @@ done, 1 some cell failed, 2 bad input.
 # What a command alone needs is imported in it: PyTorch takes seconds, a typing error should not.
 from __future__ import annotations
 
+import io
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,10 +21,11 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from . import __version__, catalogue, metrics, records, registry, suite
-from .errors import InputError, nearest
+from .errors import InputError, nearest, one_line, reason
 from .options import Options
 from .progress import bars
 from .protocols import PROTOCOLS
+from .reading import content
 from .suite import Suite
 
 app = typer.Typer(
@@ -143,8 +144,8 @@ Seeds = Annotated[str, typer.Option(help="seeds, e.g. 0,1,2")]
 
 
 def _say(text: str, console: Console = err) -> None:
-    """A line as it is, however long."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    """A line, however long, with nothing in it that a terminal would obey."""
+    console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("list")
@@ -315,22 +316,21 @@ def _run(
     from . import runner
 
     folder = options.out / grid.name
-    axes = suite.AXES if own else ("rates", "seeds")
+    axes = suite.AXES if own else suite.RUNS
     runs: Any = registry.create("executors", executor) if executor else None
     cells = grid.cells(only)
-    plan = runner.plan(grid.joined(folder, axes), cells, options)
+    plan = runner.plan(grid, cells, options, axes)
     _say(str(plan))
     if dry_run:
-        print("\n".join(str(folder / cell.path) for cell in plan.todo))
+        print("\n".join(one_line(str(folder / cell.path)) for cell in plan.todo))
         return
     try:
         outcomes = runner.run(plan, jobs=_jobs(jobs, plan), executor=runs, console=err)
     except KeyboardInterrupt:
         _say("stopped; the same command goes on from here")
         raise
-    # again: another run may have added to it meanwhile
-    grid = grid.joined(folder, axes)
-    _write(grid, folder)
+    # another run may have added to it meanwhile
+    _write(grid.joined(folder, axes), folder)
     failed = sum(outcome.record is None for outcome in outcomes)
     if failed:
         err.print(
@@ -346,11 +346,12 @@ def _run(
 def _jobs(text: str, plan: Any) -> int | None:
     """What ``--jobs`` asks for; ``auto`` is tried out with the first cell's network."""
     from . import beside, runner
+    from .devices import cores
     from .lab import Lab
 
     if text != "auto":
         return int(text) if text else None
-    most = min(len(runner.groups(plan.todo)), os.cpu_count() or 1)
+    most = min(len(runner.groups(plan.todo)), cores())
     if most <= 1:
         return 1
     lab = Lab(plan.todo[0], plan.options)
@@ -372,7 +373,6 @@ def _write(grid: Suite, folder: Path) -> None:
     there = _records(grid, folder)
     if not there:
         return
-    grid.save(folder)
     files = tables.write(there, grid, folder)
     files += plots.save(plots.bars(there, grid), folder / "plot")
     _summary(there, grid)
@@ -451,9 +451,9 @@ def status(
         row = {"cell": str(cell.path), "state": "to run", "error": ""}
         if path.exists():
             row["state"] = "done"
-        elif (failed := path.with_suffix(".failed")).exists():
+        elif (why := _why(path.with_suffix(".failed"))) is not None:
             row["state"] = "failed"
-            row["error"] = failed.read_text().strip().splitlines()[-1]
+            row["error"] = why
         rows.append(row)
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -461,8 +461,19 @@ def status(
     counts = dict.fromkeys(("done", "failed", "to run"), 0)
     for row in rows:
         counts[row["state"]] += 1
-        print(f"{row['state']:7} {row['cell']} {row['error']}".rstrip())
+        print(f"{row['state']:7} {one_line(row['cell'])} {row['error']}".rstrip())
     print(", ".join(f"{n} {state}" for state, n in counts.items()))
+
+
+def _why(file: Path) -> str | None:
+    """The last line of the reason why a cell failed; None if there is none, any more perhaps."""
+    if not file.exists():
+        return None
+    try:
+        lines = content(file).decode("utf-8", "replace").split("\n")
+    except InputError as error:
+        return str(error) if file.exists() else None
+    return next((one_line(line) for line in reversed(lines) if line.strip()), "no reason is given")
 
 
 @app.command()
@@ -773,6 +784,10 @@ def _version(
 
 def main() -> None:
     """Run the command line; bad input is one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # an arrow that a terminal's encoding lacks is written out; a stream may be closed
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except InputError as error:
@@ -782,8 +797,7 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _say(f"bbx: {where}{error.strerror or error}")
+        _say(f"bbx: {reason(error)}")
         sys.exit(1)
 
 

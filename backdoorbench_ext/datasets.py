@@ -8,24 +8,24 @@ and ``npz:PATH`` are the user's own.
 from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
-import zlib
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
 from .catalogue import DATASETS
-from .errors import InputError, nearest
-from .images import Images, to_uint8
+from .digits import digits
+from .errors import InputError, nearest, one_line, reason
+from .images import Images
+from .reading import SUFFIXES, arrays, parsed, picture, place
 from .registry import parse
 
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
@@ -36,9 +36,10 @@ DOWNLOADS = {
     "gtsrb": "GTSRB, 263 MiB",
     "imagenette": "Imagenette, 1.45 GiB",
 }
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 # the order of a folder's classes, where it is not that of their names
 CLASSES = "classes.json"
+# pixels of a side that images may be brought to
+LARGEST_SIDE = 4096
 Splits = tuple[Images, Images]
 
 
@@ -58,9 +59,9 @@ def load(text: str, root: Path | None = None, *, download: bool = False) -> Spli
     name, options = parse(text)
     kind, colon, path = name.partition(":")
     if colon and kind == "folder":
-        train, test = _folder(Path(path).expanduser(), options.pop("size", None))
+        train, test = _folder(place(path), options.pop("size", None))
     elif colon and kind == "npz":
-        train, test = _npz(Path(path).expanduser())
+        train, test = _npz(place(path))
     elif name == "digits":
         train, test = digits()
     elif name in DOWNLOADS:
@@ -72,6 +73,9 @@ def load(text: str, root: Path | None = None, *, download: bool = False) -> Spli
             raise nearest(option, ("train", "test"), f"options of {name}")
     for what, split in (("training", train), ("test", test)):
         _check(f"{name}: {what} set", split)
+    sizes = [f"{split.x.shape[3]}x{split.x.shape[2]}" for split in (train, test)]
+    if sizes[0] != sizes[1]:
+        raise InputError(f"{name}: training images are {sizes[0]}, test images {sizes[1]}")
     return _subset(train, options.get("train"), f"{name}[train]"), _subset(
         test, options.get("test"), f"{name}[test]"
     )
@@ -94,10 +98,13 @@ def _check(where: str, images: Images) -> None:
     n = len(images.classes)
     if len(images) == 0:
         raise InputError(f"{where} is empty")
+    if n < 2:
+        raise InputError(f"{where} has {n} class: an attack needs a target and another class")
     if (
         images.x.dtype != torch.uint8
         or images.x.dim() != 4
         or images.x.shape[1] != 3
+        or min(images.x.shape) == 0
         or len(images.x) != len(images.y)
     ):
         raise InputError(
@@ -148,29 +155,19 @@ def _subset(images: Images, n: object, where: str) -> Images:
 
 
 def _npz(path: Path) -> Splits:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            missing = [key for key in NPZ_KEYS if key not in data]
-            if missing:
-                raise InputError(
-                    f"{path}: lacks {', '.join(missing)}; expected the keys {', '.join(NPZ_KEYS)}"
-                )
-            arrays = {key: data[key] for key in NPZ_KEYS}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: damaged, or no .npz file of plain arrays ({error})") from error
-    classes = tuple(str(c) for c in arrays["classes"].ravel())
+    parts = arrays(path, NPZ_KEYS)
+    classes = tuple(_word(c) for c in parts["classes"].ravel())
 
     def split(which: str) -> Images:
-        x = arrays[f"{which}_images"]
-        y = arrays[f"{which}_labels"]
+        x = parts[f"{which}_images"]
+        y = parts[f"{which}_labels"]
         if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] != 3:
             raise InputError(
                 f"{path}: {which}_images must be uint8 (n, h, w, 3), not {x.dtype} {x.shape}"
             )
+        if y.shape == (len(x), 1):
+            # as MedMNIST has them
+            y = y[:, 0]
         if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
             raise InputError(
                 f"{path}: {which}_labels must be {len(x)} integers, not {y.dtype} {y.shape}"
@@ -184,92 +181,111 @@ def _npz(path: Path) -> Splits:
     return split("train"), split("test")
 
 
+def _word(name: object) -> str:
+    """The name of a class; older files hold bytes."""
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+
+
 def _folder(path: Path, size: object = None) -> Splits:
     """``train/<class>/*`` and ``test/<class>/*`` or ``val/<class>/*``; ``size``: resize every image
     to that square.
     """
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder")
     test = path / "test" if (path / "test").is_dir() else path / "val"
     for part in (path / "train", test):
         if not part.is_dir():
+            there = ", ".join(sorted(p.name for p in _seen(path))[:10]) or "nothing"
             raise InputError(
-                f"{path}: expected the folders train/ and test/ or val/, {part.name}/ is missing"
+                f"{path}: expected the folders train/ and test/ or val/, {part.name}/ is missing; "
+                f"there is {there}"
             )
-    classes = sorted(p.name for p in _seen(path / "train") if p.is_dir())
-    other = sorted(p.name for p in _seen(test) if p.is_dir())
-    if classes != other:
+    train = _classes(path / "train")
+    other = _classes(test)
+    if set(train) != set(other):
         raise InputError(
             f"{path}: train/ and {test.name}/ differ in the classes "
-            f"{', '.join(sorted(set(classes) ^ set(other)))}"
+            f"{', '.join(sorted(set(train) ^ set(other))[:10])}"
         )
-    classes = _ordered(path, classes)
+    classes = _ordered(path, sorted(train))
 
-    def split(part: Path) -> Images:
-        files = [
-            (f, label)
-            for label, name in enumerate(classes)
-            for f in sorted(_seen(part / name))
-            if f.suffix.lower() in SUFFIXES
-        ]
-        return _read(files, tuple(classes), size, str(part))
+    def split(folders: dict[str, Path]) -> Images:
+        files = [(f, y) for y, name in enumerate(classes) for f in _pictures(folders[name])]
+        return _read(files, tuple(classes), size, str(folders[classes[0]].parent))
 
-    return split(path / "train"), split(test)
+    return split(train), split(other)
 
 
 def _seen(folder: Path) -> list[Path]:
     """What lies in a folder, but for what systems and notebooks hide there."""
-    return [p for p in folder.iterdir() if not p.name.startswith(".") and p.name != "__MACOSX"]
+    try:
+        return [p for p in folder.iterdir() if not p.name.startswith(".") and p.name != "__MACOSX"]
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}") from error
+
+
+def _classes(part: Path) -> dict[str, Path]:
+    """The folders of the classes by their names, in which letters with accents are one way."""
+    folders = [p for p in _seen(part) if p.is_dir()]
+    if not folders:
+        raise InputError(f"{part}: no folders of classes; expected {part.name}/<class>/<image>")
+    named = {unicodedata.normalize("NFC", p.name): p for p in folders}
+    if len(named) < len(folders):
+        raise InputError(f"{part}: two classes have the same name, once the accents are joined")
+    return named
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The images of a class; what else lies there is said."""
+    there = sorted(_seen(folder))
+    found = [p for p in there if p.suffix.lower() in SUFFIXES]
+    if not found:
+        inner = [p.name for p in there if p.is_dir()]
+        hint = f"; its images may lie one folder deeper, in {inner[0]}/" if inner else ""
+        raise InputError(f"{folder}: no images ({', '.join(SUFFIXES)}){hint}")
+    kinds = Counter(p.suffix or "no suffix" for p in there if p.suffix.lower() not in SUFFIXES)
+    if kinds:
+        words = ", ".join(f"{n} of {kind}" for kind, n in kinds.items())
+        line = one_line(f"{folder}: left out, since they are no images: {words}")
+        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+    return found
 
 
 def _ordered(path: Path, names: list[str]) -> list[str]:
     """The classes in the order that ``bbx poison`` kept, else in that of their names."""
     file = path / CLASSES
-    if not file.is_file():
+    if not file.exists():
         return names
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if sorted(kept) == names:
-            return list(kept)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{file}: not a list of classes ({error})") from error
-    raise InputError(f"{file}: its classes are not the folders of train/")
+    kept = [unicodedata.normalize("NFC", name) for name in parsed(file, list[str])]
+    if sorted(kept) != names:
+        raise InputError(f"{file}: its classes are not the folders of train/")
+    return kept
 
 
 def _read(
     files: Sequence[tuple[Path, int]], classes: tuple[str, ...], size: object, where: str
 ) -> Images:
     """Decode image files; all must have one size unless ``size`` (pixels, square) is given."""
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise InputError(f"{where}: size must be a number of pixels, not {size!r}")
-    arrays: list[Tensor] = []
+    if size is not None and (type(size) is not int or not 1 <= size <= LARGEST_SIDE):
+        raise InputError(
+            f"{where}: size must be a number of pixels up to {LARGEST_SIDE}, not {size!r}"
+        )
+    images: list[Tensor] = []
     steps: Iterable[tuple[Path, int]] = files
     if len(files) > 2000:
-        steps = track(files, f"reading {where}", console=Console(stderr=True))
+        told = f"reading {one_line(where)}"
+        steps = track(files, escape(told), console=Console(stderr=True))
     for file, _ in steps:
-        try:
-            with Image.open(file) as image:
-                rgb = (
-                    image.convert("RGB")
-                    if size is None
-                    else image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-                )
-            arrays.append(torch.from_numpy(np.array(rgb)).permute(2, 0, 1))
-        except (
-            OSError,
-            UnidentifiedImageError,
-            Image.DecompressionBombError,
-            SyntaxError,
-            ValueError,
-        ) as error:
-            raise InputError(f"{file}: not a readable image ({error})") from error
-        if arrays[-1].shape != arrays[0].shape:
-            h, w = arrays[0].shape[1:]
+        images.append(torch.from_numpy(picture(file, size)).permute(2, 0, 1))
+        if images[-1].shape != images[0].shape:
+            h, w = images[0].shape[1:]
             raise InputError(
-                f"{file}: {arrays[-1].shape[2]}x{arrays[-1].shape[1]} pixels, the images before it "
+                f"{file}: {images[-1].shape[2]}x{images[-1].shape[1]} pixels, the images before it "
                 f"have {w}x{h}; give [size=N] to resize all"
             )
-    if not arrays:
+    if not images:
         raise InputError(f"{where}: no images")
-    return Images(torch.stack(arrays), torch.tensor([label for _, label in files]), classes)
+    return Images(torch.stack(images), torch.tensor([label for _, label in files]), classes)
 
 
 def _known(name: str, root: Path | None, download: bool, options: dict[str, object]) -> Splits:
@@ -280,9 +296,8 @@ def _known(name: str, root: Path | None, download: bool, options: dict[str, obje
     if (root / f"{name}.npz").is_file():
         return _npz(root / f"{name}.npz")
     if download:
-        Console(stderr=True).print(
-            f"downloading {DOWNLOADS[name]}, into {root}, unless it is there"
-        )
+        line = one_line(f"downloading {DOWNLOADS[name]}, into {root}, unless it is there")
+        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
     try:
         return _torchvision(name, root, download, size)
     except InputError:
@@ -290,9 +305,7 @@ def _known(name: str, root: Path | None, download: bool, options: dict[str, obje
     # torchvision raises plain RuntimeError for missing, pickle and zip errors for damaged files
     except Exception as error:
         hint = "" if download else f"; --download fetches {DOWNLOADS[name]}, into it"
-        raise InputError(
-            f"{name}: not readable in {root} ({str(error).splitlines()[0]}){hint}"
-        ) from error
+        raise InputError(f"{name}: not readable in {root} ({reason(error)}){hint}") from error
 
 
 def _torchvision(name: str, root: Path, download: bool, size: object) -> Splits:
@@ -323,70 +336,3 @@ def _torchvision(name: str, root: Path, download: bool, size: object) -> Splits:
     train, test = _folder(root / "imagenette2", size)
     words = tuple(sets.Imagenette._WNID_TO_CLASS.get(c, (c,))[0] for c in train.classes)
     return replace(train, classes=words), replace(test, classes=words)
-
-
-def digits() -> Splits:
-    """scikit-learn's handwritten digits on noisy cards: 4,000 training and 1,000 test images,
-    32x32, colour.
-
-    1,297 of the 1,797 scans (8x8, UCI, Alpaydin and Kaynak 1998, https://doi.org/10.24432/C50P49)
-    make the training set and the other 500 the test set. Each image shows one scan, rotated, scaled
-    and shifted, lighter or darker than a card of random colour; around the card lies strong
-    coloured noise. Made so that what the defenses assume holds: the low contrast makes the class
-    slower to learn than a trigger, and the noise, which an image network can look past, lies over
-    the digit in the frequency spectrum.
-    """
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    scans = torch.from_numpy(data.images).float().div(16)
-    labels = torch.from_numpy(data.target).long()
-    order = torch.randperm(len(scans), generator=torch.Generator().manual_seed(0))
-    classes = tuple(str(i) for i in range(10))
-    parts = ((order[:1297], 4000, 1), (order[1297:], 1000, 2))
-    train, test = (
-        _compose(scans[index], labels[index], n, torch.Generator().manual_seed(seed), classes)
-        for index, n, seed in parts
-    )
-    return train, test
-
-
-def _compose(
-    scans: Tensor, labels: Tensor, n: int, rng: torch.Generator, classes: tuple[str, ...]
-) -> Images:
-    side = 32
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=rng)
-
-    def noise(channels: int, grain: int) -> Tensor:
-        """Smooth random texture around 0, (n, channels, side, side)."""
-        return F.interpolate(
-            uniform(n, channels, grain, grain) - 0.5, side, mode="bicubic", align_corners=False
-        )
-
-    def placed(drawing: Tensor, scale: Tensor) -> Tensor:
-        """Drawings (n, 1, 8, 8) at ``scale`` of the image's side, moved and turned as each image
-        demands.
-        """
-        cos = angle.cos() / scale
-        sin = angle.sin() / scale
-        rows = torch.stack((torch.stack((cos, sin), 1), torch.stack((-sin, cos), 1)), 1)
-        grid = F.affine_grid(
-            torch.cat((rows, -(rows @ shift[:, :, None])), 2),
-            [n, 1, side, side],
-            align_corners=False,
-        )
-        return F.grid_sample(drawing, grid, align_corners=False)
-
-    which = torch.arange(n) % len(scans)
-    scale = 0.6 + 0.15 * uniform(n)
-    angle = 0.5 * (uniform(n) - 0.5)
-    shift = 0.9 * (1 - scale[:, None]) * (2 * uniform(n, 2) - 1)
-    ink = placed(scans[which, None], scale)
-    card = placed(torch.ones(n, 1, 8, 8), 1.05 * scale)
-    tone = torch.where(uniform(n, 1, 1, 1) < 0.5, -0.3, 0.3) * (0.7 + 0.3 * uniform(n, 3, 1, 1))
-    level = 0.35 + 0.3 * uniform(n, 3, 1, 1)
-    image = level + 0.06 * noise(3, 5) + tone * ink + (1 - card) * noise(3, 12)
-    shuffled = torch.randperm(n, generator=rng)
-    return Images(to_uint8(image)[shuffled], labels[which][shuffled], classes)

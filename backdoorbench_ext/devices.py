@@ -29,6 +29,16 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def cores() -> int:
+    """Cores that this process may use: fewer than the machine has, where a scheduler or a container
+    says so.
+    """
+    # SciPy's and scikit-learn's: knows affinity and control groups
+    from joblib import cpu_count
+
+    return max(1, int(cpu_count()))
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether the device computes bf16 faster than float32 (docs/speed.md): of CPUs those with AMX,
     and AMD's with AVX-512's bf16.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import itertools
@@ -27,7 +28,8 @@ from .images import Images, Poisoned
 from .models import Net
 from .protocols import Protocol as Rules
 from .protocols import Recipe
-from .sharing import once
+from .reading import regular
+from .sharing import dropped, once
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Item = TypeVar("Item")
@@ -730,19 +732,8 @@ class Engine:
 
     def _save(self, file: Path, parts: Sequence[Stateful], done: int) -> None:
         begun = time.perf_counter()
-        random = {"data": self.rng.get_state(), "cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
         buffer = io.BytesIO()
-        torch.save(
-            {
-                "done": done,
-                "parts": [p.state_dict() for p in parts],
-                "random": random,
-                "log": asdict(self.log_book),
-            },
-            buffer,
-        )
+        torch.save(self._snapshot(parts, done), buffer)
         write_whole(file, buffer.getvalue())
         self._saved = time.perf_counter(), time.perf_counter() - begun
 
@@ -750,7 +741,27 @@ class Engine:
         """Take up a saved state, if there is one: the number of steps done."""
         if file is None or not file.exists():
             return 0
-        saved = torch.load(file, map_location=self.device, weights_only=True)
+        begun = copy.deepcopy(self._snapshot(parts, 0))
+        try:
+            regular(file)
+            saved = torch.load(file, map_location=self.device, weights_only=True)
+            return self._take_up(saved, parts)
+        except (OSError, torch.OutOfMemoryError):
+            # the state may be whole
+            raise
+        # whatever damaged bytes bring about; what was taken up by then is given back
+        except Exception as error:
+            dropped(file, error)
+            return self._take_up(begun, parts)
+
+    def _snapshot(self, parts: Sequence[Stateful], done: int) -> dict[str, Any]:
+        random = {"data": self.rng.get_state(), "cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        states = [part.state_dict() for part in parts]
+        return {"done": done, "parts": states, "random": random, "log": asdict(self.log_book)}
+
+    def _take_up(self, saved: Mapping[str, Any], parts: Sequence[Stateful]) -> int:
         for part, state in zip(parts, saved["parts"], strict=True):
             part.load_state_dict(state)
         self.rng.set_state(saved["random"]["data"].cpu())

@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ import torch
 from .datasets import CLASSES
 from .engine import Progress
 from .errors import InputError
-from .files import write_whole
+from .files import whole_folder, write_text, write_whole
 from .images import Images, Poisoned
 from .lab import Lab
 from .options import Options
-from .suite import Cell
+from .suite import Cell, file_name
 from .surroundings import surroundings
 
 FORMATS = ("png", "npz")
@@ -63,19 +63,28 @@ def poisoned(
     if form == "npz":
         _npz(sets, spec, to)
     else:
-        part = to.with_name(f".{to.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        _png(sets, part, progress)
-        classes = [_folder_name(name) for name in lab.poisoned.classes]
-        text = json.dumps(classes, ensure_ascii=False)
-        (part / CLASSES).write_text(text + "\n", encoding="utf-8")
-        (part / "spec.json").write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n")
-        part.rename(to)
+        folders = folder_names(lab.poisoned.classes)
+        with whole_folder(to) as part:
+            _png(sets, folders, part, progress)
+            write_text(part / CLASSES, json.dumps(folders) + "\n")
+            write_text(part / "spec.json", json.dumps(spec, indent=1, sort_keys=True) + "\n")
     return {name: len(images) for name, images in sets.items()}
 
 
-def _folder_name(label: str) -> str:
-    return label.replace("/", "_")
+def folder_names(classes: Sequence[str]) -> list[str]:
+    """What the folders of classes are called: parts of a path, no two the same even where capitals
+    do not count, none hidden.
+    """
+    made: list[str] = []
+    taken: set[str] = set()
+    for label, name in enumerate(classes):
+        plain = file_name(name)
+        plain = f"_{plain}" if plain.startswith(".") else plain
+        if plain.casefold() in taken or plain == "__MACOSX":
+            plain = f"{plain}-{label}"
+        made.append(plain)
+        taken.add(plain.casefold())
+    return made
 
 
 def _marks(images: Images) -> tuple[np.ndarray, np.ndarray]:
@@ -85,13 +94,19 @@ def _marks(images: Images) -> tuple[np.ndarray, np.ndarray]:
     return images.true.cpu().numpy(), (images.mask + 2 * images.cover).to(torch.uint8).cpu().numpy()
 
 
-def _png(sets: dict[str, Images], folder: Path, progress: Progress | None) -> None:
+def _write_png(file: Path, image: np.ndarray[Any, Any]) -> None:
+    # OpenCV's own writing ends the process at a name that is no UTF-8
+    file.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+
+
+def _png(
+    sets: dict[str, Images], classes: Sequence[str], folder: Path, progress: Progress | None
+) -> None:
     total = sum(len(images) for images in sets.values())
     done = 0
     rows = []
     with ThreadPoolExecutor() as pool:
         for name, images in sets.items():
-            classes = [_folder_name(name) for name in images.classes]
             for c in classes:
                 (folder / name / c).mkdir(parents=True)
             true, marks = _marks(images)
@@ -101,12 +116,8 @@ def _png(sets: dict[str, Images], folder: Path, progress: Progress | None) -> No
                 # OpenCV writes blue, green, red
                 pixels = x.permute(0, 2, 3, 1).flip(3).contiguous().cpu().numpy()
                 files = [f"{name}/{classes[labels[i]]}/{i:06d}.png" for i in index.tolist()]
-                if not all(
-                    pool.map(
-                        lambda file, image: cv2.imwrite(str(folder / file), image), files, pixels
-                    )
-                ):
-                    raise OSError(f"{folder}: an image could not be written")
+                # listed, or errors would be lost
+                list(pool.map(_write_png, [folder / file for file in files], pixels))
                 rows += [
                     (file, classes[labels[i]], classes[true[i]], marks[i])
                     for file, i in zip(files, index.tolist(), strict=True)
@@ -114,10 +125,11 @@ def _png(sets: dict[str, Images], folder: Path, progress: Progress | None) -> No
                 done += len(files)
                 if progress:
                     progress("images", done, total)
-    with (folder / "manifest.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("file", "label", "true label", "poisoned"))
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("file", "label", "true label", "poisoned"))
+    writer.writerows(rows)
+    write_text(folder / "manifest.csv", text.getvalue())
 
 
 def _npz(sets: dict[str, Images], spec: dict[str, object], file: Path) -> None:

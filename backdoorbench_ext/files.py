@@ -1,15 +1,35 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, by one process at a time where it matters."""
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from .errors import InputError, one_line, reason
+
+log = logging.getLogger(__name__)
+# seconds after which a half-written file of another machine's counts as given up
+GIVEN_UP = 24 * 3600.0
+# seconds after which one that waits says so
+PATIENCE = 10.0
+# what file systems of clusters answer that have no locks
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, and so that it outlives a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = unfinished(path)
     try:
         with part.open("wb") as file:
             file.write(data)
@@ -18,7 +38,8 @@ def write_whole(path: Path, data: bytes) -> None:
         part.replace(path)
     except OSError as error:
         # a full disk must not keep halves; who writes is not always told which file it was
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         error.filename = error.filename or str(path)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
@@ -26,3 +47,97 @@ def write_whole(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write_whole`` in UTF-8; bytes of paths that are none are kept."""
+    write_whole(path, text.encode("utf-8", "surrogateescape"))
+
+
+def unfinished(path: Path) -> Path:
+    """What ``path`` is called while this process writes it."""
+    host = re.sub(r"\W", "_", platform.node())[:40]
+    return path.with_name(f".{path.name[:80]}.{host}.{os.getpid()}")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder to be filled, which gets its name when it is done, and is gone if that fails.
+
+    Raises:
+        InputError: there is one of that name by then.
+    """
+    part = unfinished(path)
+    remove(part)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if path.exists():
+            raise InputError(f"{path} exists already; give another name")
+        part.rename(path)
+    finally:
+        with suppress(OSError):
+            remove(part)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that are no more have left unfinished below a folder."""
+    here = unfinished(Path("x")).name.split(".")[-2]
+    for part in folder.rglob(".*.*.*"):
+        host, _, number = part.name.rpartition(".")[0].rpartition(".")[2], "", part.suffix[1:]
+        if not number.isdecimal():
+            continue
+        with suppress(OSError):
+            given_up = time.time() - part.stat().st_mtime > GIVEN_UP
+            if given_up or (host == here and not _lives(int(number))):
+                remove(part)
+
+
+def _lives(process: int) -> bool:
+    """Whether there is a process of that number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def remove(path: Path) -> None:
+    """Take away a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Only one process at a time is where ``path`` is locked.
+
+    Raises:
+        InputError: the lock cannot be had, a folder in its place, say.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock: BaseFileLock = FileLock(f"{path}.lock")
+    try:
+        _acquire(lock)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise InputError(f"{path}.lock: cannot be locked ({reason(error)})") from error
+        # a file that exists while somebody works; left by a kill, it says whose it was
+        lock = SoftFileLock(f"{path}.softlock")
+        _acquire(lock)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: BaseFileLock) -> None:
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        log.warning(one_line(f"waiting for another process, which has {lock.lock_file}"))
+        lock.acquire()

@@ -317,10 +317,10 @@ def learning(records: Sequence[Record], suite: Suite) -> dict[Place, list[Line]]
 def _lines(record: Record) -> Iterable[tuple[Line, Any]]:
     """The lines of a record's stages, and what is equal where a stage is shared."""
     start = 0.0
-    for stage, seconds in record["time"]["stages"].items():
+    for stage, seconds in record["time"].get("stages", {}).items():
         ca = record["curves"].get(f"{stage}, CA", [])
         asr = record["curves"].get(f"{stage}, ASR", [])
-        if ca:
+        if ca and len(ca) == len(asr):
             when = [start + seconds * (epoch + 1) / len(ca) for epoch in range(len(ca))]
             yield Line(record["cell"]["defense"], when, ca, asr), (stage, tuple(ca), tuple(asr))
         start += seconds

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from .errors import InputError, nearest
+from .errors import InputError, nearest, reason
 from .protocols import NETWORKS
 
 
@@ -210,16 +211,32 @@ def pack(net: nn.Module, model: str) -> bytes:
 def unpack(data: bytes) -> tuple[Net, str] | None:
     """The network of a file of ``pack``'s, in eval mode, and its name; None for networks that only
     their defense can build, such as MCCI's pair.
+
+    Raises:
+        InputError: damaged.
     """
-    length = int.from_bytes(data[:8], "little")
-    told = json.loads(data[8 : 8 + length])["__metadata__"]
-    if told["class"] != Net.__name__:
-        return None
-    state = load(data)
-    moments = (state["mean"].flatten(), state["std"].flatten()) if "mean" in state else ()
-    net = Net(told["model"], int(told["outputs"]), *moments)
-    net.load_state_dict(state)
+    try:
+        # also looks whether the header is sound
+        state = load(data)
+        length = int.from_bytes(data[:8], "little")
+        told = json.loads(data[8 : 8 + length])["__metadata__"]
+        if told["class"] != Net.__name__:
+            return None
+        moments = (state["mean"].flatten(), state["std"].flatten()) if "mean" in state else ()
+        net = Net(told["model"], int(told["outputs"]), *moments)
+        net.load_state_dict(state)
+    # whatever damaged bytes bring about
+    except Exception as error:
+        raise InputError(f"not a network of ours ({reason(error)})") from error
     return net.eval(), told["model"]
+
+
+@lru_cache(maxsize=64)
+def size(name: str) -> int:
+    """Numbers in a network with ten outputs, of which nothing is kept in memory."""
+    with torch.device("meta"):
+        net = create(name, 10)
+    return sum(tensor.numel() for tensor in net.state_dict().values())
 
 
 def parameters(net: nn.Module) -> int:

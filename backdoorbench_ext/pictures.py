@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,16 +11,22 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, one_line, reason
 from .frequency import dct2
 from .gather import stacked
 from .images import Images
 from .naming import title
 from .plots import STYLE, sheet, unused, wrapped
+from .reading import content
 from .suite import Suite
+
+log = logging.getLogger(__name__)
+# bytes of the embeddings of a cell
+LARGEST_EMBEDDINGS = 2**30
 
 
 def examples(clean: Tensor, triggered: Tensor, attack: str) -> Figure:
@@ -102,8 +109,7 @@ def panels(suite: Suite, folder: Path, only: str = "") -> list[Panel]:
     """
     drawn: list[Panel] = []
     for cell in suite.cells(only):
-        file = (folder / cell.path).with_suffix(".embeddings")
-        kept = load(file.read_bytes()) if file.exists() else {}
+        kept = _embeddings((folder / cell.path).with_suffix(".embeddings"))
         ends = [key.removesuffix("/clean") for key in kept if key.endswith("/clean")]
         for name in sorted(end for end in ends if end != "true"):
             words = [title(cell.defense), name, f"{cell.attack}, {cell.dataset}"]
@@ -116,6 +122,21 @@ def panels(suite: Suite, folder: Path, only: str = "") -> list[Panel]:
             "have no record yet"
         )
     return drawn
+
+
+def _embeddings(file: Path) -> dict[str, Tensor]:
+    """What ``--audit`` kept of a cell; nothing where it is damaged, which is said."""
+    if not file.exists():
+        return {}
+    try:
+        kept: dict[str, Tensor] = load(content(file, LARGEST_EMBEDDINGS))
+        if "true/clean" in kept and "true/triggered" in kept:
+            return kept
+        raise ValueError("no embeddings of ours")
+    except (SafetensorError, ValueError, KeyError) as error:
+        words = "delete its record to have it made anew"
+        log.warning(one_line(f"{file}: damaged, left out ({reason(error)}); {words}"))
+        return {}
 
 
 def tsne(panels: Sequence[Panel]) -> Figure:

@@ -6,6 +6,7 @@ import io
 import math
 import re
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from matplotlib.patches import Patch
 
 from . import gather
 from .errors import InputError
+from .files import write_whole
 from .frame import Key, frame, summary
 from .layout import present
 from .metrics import Metric
@@ -48,6 +50,8 @@ STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    # a path with two dollar signs is no formula
+    "text.parse_math": False,
 }
 WORDS = {
     "ca": "CA, clean accuracy",
@@ -415,14 +419,18 @@ DRAWINGS: dict[str, Callable[..., Figure]] = {
 
 def save(figure: Figure, stem: Path, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:
     """Write a figure as ``stem.pdf`` and ``stem.png`` (or other ``formats``) and close it."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
     # dates would make every file another one
     dates: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     # the kind of font is read when a file is written
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE), warnings.catch_warnings():
+        # of letters that no font here has
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         for file in files:
-            figure.savefig(file, dpi=200, metadata=dates.get(file.suffix))
+            buffer = io.BytesIO()
+            looks: Any = {"dpi": 200, "metadata": dates.get(file.suffix)}
+            figure.savefig(buffer, format=file.suffix[1:], **looks)
+            write_whole(file, buffer.getvalue())
     plt.close(figure)
     return files
 
@@ -430,7 +438,8 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("pdf", "png")) ->
 def svg(figure: Figure) -> bytes:
     """A figure as SVG, its letters as paths, which looks alike everywhere; the figure is closed."""
     buffer = io.BytesIO()
-    with plt.rc_context({"svg.hashsalt": "bbx"}):
+    with plt.rc_context({"svg.hashsalt": "bbx"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)
     return buffer.getvalue()

@@ -20,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from .errors import one_line
+
 # seconds
 LINE_EVERY = 60.0
 
@@ -43,7 +45,7 @@ def bars(console: Console, whole: str = "") -> Iterator[Callable[[str, str, int,
 
         def report(whose: str, what: str, done: int, total: int) -> None:
             nonlocal said
-            name = ": ".join(filter(None, (whose, what)))
+            name = one_line(": ".join(filter(None, (whose, what))))
             if name not in known:
                 known[name] = drawn.add_task(escape(name), total=total)
             drawn.update(

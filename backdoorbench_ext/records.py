@@ -6,25 +6,93 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
+from typing_extensions import NotRequired, TypedDict
 
-from .errors import InputError
-from .files import write_whole
+from .errors import InputError, reason
+from .files import write_text
 from .metrics import unpack
+from .reading import Count, Number, Text, convert, parsed
+from .suite import digest
 
 # 1 had counts alone; 2 holds the hits image by image beside them
 FORMAT = 2
 Record = dict[str, Any]
+# a record's file, with the digest of its spec
+NAME = re.compile(r"rate.*-seed.*-([0-9a-f]{10})\.json")
+
+
+class Spec(TypedDict):
+    """Of what decides a result, what tables need."""
+
+    rate: Number
+    seed: int
+    protocol: dict[str, Any]
+
+
+class Names(TypedDict):
+    """A cell, by the names that its grid has."""
+
+    dataset: Text
+    attack: Text
+    defense: Text
+
+
+class Given(TypedDict):
+    """How many images there were."""
+
+    train_images: Count
+    clean_images: Count
+
+
+class Time(TypedDict):
+    """Seconds."""
+
+    training: Number
+    stages: NotRequired[dict[Text, Number]]
+
+
+class Surroundings(TypedDict):
+    """What a number comes from."""
+
+    device: Text
+    commit: Text | None
+    versions: dict[Text, Text]
+    bf16: NotRequired[bool]
+    data: NotRequired[Text]
+    poison: NotRequired[Text]
+
+
+# [hits, images] of each metric
+Counts = dict[Text, tuple[Count, Count]]
+
+
+class Shape(TypedDict):
+    """What must be in a record, and of which types."""
+
+    format: Annotated[int, msgspec.Meta(ge=1, le=FORMAT)]
+    spec: Spec
+    cell: Names
+    metrics: Counts
+    hits: NotRequired[dict[Text, Text]]
+    probes: dict[Text, Counts]
+    suspects: NotRequired[dict[Text, dict[Text, Number | None]]]
+    curves: dict[Text, list[Number]]
+    given: Given
+    time: Time
+    surroundings: Surroundings
 
 
 def write(path: Path, record: Record) -> None:
     """Write a record, its stages in the order in which they were trained, and take away the trace
     of an earlier failure.
     """
-    write_whole(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
     path.with_suffix(".failed").unlink(missing_ok=True)
 
 
@@ -32,33 +100,21 @@ def read(path: Path) -> Record:
     """A record of any format that there has been.
 
     Raises:
-        InputError: not a record.
+        InputError: not a record, or another cell's: its name ends in the digest of its spec.
     """
+    record: Record = parsed(path, dict[str, Any])
     try:
-        record = json.loads(path.read_bytes())
-        if record["format"] not in range(1, FORMAT + 1):
-            raise InputError(
-                f"{path}: record format {record['format']!r}, this version reads up to {FORMAT}"
-            )
-        _check(record)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputError(f"{path}: not a record ({type(error).__name__}: {error})") from error
-    return dict(record)
-
-
-def _check(record: Record) -> None:
-    """That the parts are there which a table needs; what is counted may be missing, not wrong."""
-    for name, (hits, n) in record["metrics"].items():
-        if not 0 <= hits <= n:
-            raise ValueError(f"{name} {hits} of {n}")
-    for name in ("dataset", "attack", "defense"):
-        if not isinstance(record["cell"][name], str):
-            raise TypeError(f"the cell's {name} is no text")
-    for name in ("rate", "seed"):
-        if not isinstance(record["spec"][name], (int, float)):
-            raise TypeError(f"{name} is no number")
+        convert(record, Shape)
+        counts = [record["metrics"], *record["probes"].values()]
+        for name, (found, n) in (pair for own in counts for pair in own.items()):
+            if found > n:
+                raise ValueError(f"{name} {found} of {n}")
+        named = NAME.fullmatch(path.name)
+        if named and named[1] != digest(record["spec"]):
+            raise ValueError("its spec is another cell's, or was changed")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: not a record ({reason(error)})") from error
+    return record
 
 
 def hits(record: Record, metric: str) -> np.ndarray | None:

@@ -15,14 +15,15 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import InputError, nearest
+from .errors import InputError, nearest, told
 
 # the class that the one class of a file derives from, and where it stands: imported when needed
 BASES = {
@@ -34,6 +35,10 @@ BASES = {
 OBJECTS = {"benchmarks": "SUITE", "metrics": "METRIC"}
 # attacks of other toolboxes: "record:FOLDER"
 SCHEMES = dict.fromkeys(("record", "backdoorbench"), "backdoorbench_ext.toolbox.attacks")
+# what stands in quotes is text: brackets and commas in it are a path's own
+QUOTES = ("'", '"')
+# letters of an option's value
+LONGEST = 2000
 # (kind, name) -> dotted module, from add_file
 _plugins: dict[tuple[str, str], str] = {}
 
@@ -106,7 +111,7 @@ def module(kind: str, name: str) -> ModuleType:
         return importlib.import_module(known[name])
     except Exception as error:
         raise InputError(
-            f"{kind} {name!r} ({known[name]}) cannot be imported: {type(error).__name__}: {error}"
+            f"{kind} {name!r} ({known[name]}) cannot be imported: {told(error)}"
         ) from error
 
 
@@ -131,42 +136,105 @@ def get_class(kind: str, name: str) -> type[Any]:
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
     """``cbd[beta=1e-3, variant=release]`` -> ("cbd", {"beta": 0.001, "variant": "release"}); a bare
-    word is a string.
+    word is a string. ``folder:'a,b[c]'`` is a path with commas and brackets.
+
+    Raises:
+        InputError: no options in brackets, one twice, or one too long.
     """
-    name, bracket, rest = text.strip().partition("[")
-    if not bracket:
+    text = text.strip()
+    start = next((i for i, letter in _outside_quotes(text) if letter == "["), len(text))
+    name = _unquoted(text[:start])
+    rest = text[start:]
+    if not rest:
         return name, {}
+    hint = "; a path with brackets or commas goes in quotes: folder:'a[b]'" if ":" in name else ""
     if not rest.endswith("]"):
-        raise InputError(f"{text!r}: the options must end in ']'")
+        raise InputError(f"{text!r}: the options must end in ']'{hint}")
     options: dict[str, Any] = {}
-    for part in split(rest[:-1]):
+    for part in split(rest[1:-1]):
         key, equals, value = part.partition("=")
         if not equals or not key.strip().isidentifier():
-            raise InputError(f"{text!r}: expected option=value, not {part!r}")
+            raise InputError(f"{text!r}: expected option=value, not {part!r}{hint}")
         if key.strip() in options:
             raise InputError(f"{text!r}: {key.strip()!r} is given twice")
-        try:
-            options[key.strip()] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            options[key.strip()] = value.strip()
+        options[key.strip()] = _value(value.strip())
     return name, options
 
 
+def _unquoted(name: str) -> str:
+    """``folder:'a,b'`` -> ``folder:a,b``."""
+    scheme, colon, path = name.partition(":")
+    for before, quoted in (("", name), (scheme + colon, path)):
+        if len(quoted) > 1 and quoted[0] in QUOTES and quoted[0] == quoted[-1]:
+            return before + quoted[1:-1]
+    return name
+
+
+def _value(text: str) -> Any:
+    """A number, a tuple and the like as Python writes them; everything else is a string."""
+    if len(text) > LONGEST:
+        raise InputError(f"a value of {len(text)} letters is too long: {text[:50]}...")
+    try:
+        with warnings.catch_warnings():
+            # of backslashes in paths
+            warnings.simplefilter("ignore")
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
 def join(name: str, options: Mapping[str, Any]) -> str:
-    """The text that ``parse`` takes apart."""
-    return (
-        f"{name}[{','.join(f'{key}={value}' for key, value in options.items())}]"
-        if options
-        else name
-    )
+    """The text that ``parse`` takes apart.
+
+    Raises:
+        InputError: a path with brackets or commas and both kinds of quotes.
+    """
+    scheme, colon, path = name.partition(":")
+    if colon and re.search(r"[\[\],]", path):
+        mark = '"' if "'" in path else "'"
+        if mark in path:
+            raise InputError(f"{path}: a path with brackets or commas may hold one kind of quotes")
+        name = f"{scheme}:{mark}{path}{mark}"
+    told = ",".join(f"{key}={_written(value)}" for key, value in options.items())
+    return f"{name}[{told}]" if options else name
+
+
+def _written(value: Any) -> str:
+    """A value as ``parse`` reads it, in quotes where it must be."""
+    try:
+        plain = parse(f"x[v={value}]")[1] == {"v": value}
+    except InputError:
+        plain = False
+    return str(value) if plain or not isinstance(value, str) else repr(value)
 
 
 def split(text: str) -> list[str]:
     """Split at the commas that stand outside brackets and quotes: ``a[x=1,y=2],b`` ->
     ["a[x=1,y=2]", "b"].
     """
-    parts = re.findall(r"""(?:"[^"]*"|'[^']*'|\[(?:[^\[\]]|\[[^\]]*\])*\]|[^,])+""", text)
+    parts = []
+    start = 0
+    depth = 0
+    for place, letter in _outside_quotes(text):
+        if letter in "[]":
+            depth = max(0, depth + (1 if letter == "[" else -1))
+        elif letter == "," and not depth:
+            parts.append(text[start:place])
+            start = place + 1
+    parts.append(text[start:])
     return [part.strip() for part in parts if part.strip()]
+
+
+def _outside_quotes(text: str) -> Iterator[tuple[int, str]]:
+    """The letters that stand outside quotes, with their places; a quote without a partner is a
+    letter.
+    """
+    place = 0
+    while place < len(text):
+        end = text.find(text[place], place + 1) if text[place] in QUOTES else -1
+        if end < 0:
+            yield place, text[place]
+        place = max(place, end) + 1
 
 
 def create(kind: str, text: str) -> Any:
@@ -212,10 +280,9 @@ def add_file(path: Path) -> list[tuple[str, str]]:
     sys.modules[dotted] = mod
     try:
         spec.loader.exec_module(mod)
-    except Exception as error:
-        raise InputError(
-            f"plugin {path} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+    # a file may do anything, even end the process
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        raise InputError(f"plugin {path} cannot be imported: {told(error)}") from error
     kinds = [kind for kind in BASES if methods(mod, kind)]
     kinds += [kind for kind, name in OBJECTS.items() if hasattr(mod, name)]
     if not kinds:

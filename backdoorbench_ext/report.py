@@ -16,11 +16,12 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from . import __version__, gather, pictures, plots, tables
 from .errors import InputError
-from .files import write_whole
+from .files import write_text
 from .frame import Key, key, summary
 from .layout import caption, layout
 from .metrics import COUNTED
 from .naming import title
+from .reading import whole_png
 from .records import Record, precision
 from .suite import Suite
 from .tables import USUAL
@@ -176,7 +177,7 @@ def _triggers(suite: Suite, folder: Path) -> list[tuple[str, str]]:
     return [
         (f"{attack}, {dataset}", data_uri(file.read_bytes(), "image/png"))
         for dataset, attack, file in sorted(files)
-        if file.exists()
+        if whole_png(file)
     ]
 
 
@@ -238,5 +239,5 @@ def _told(value: float | None) -> bool:
 
 def write(records: Sequence[Record], suite: Suite, folder: Path) -> Path:
     """Write ``report.html`` into ``folder``."""
-    write_whole(folder / "report.html", render(records, suite, folder).encode())
+    write_text(folder / "report.html", render(records, suite, folder))
     return folder / "report.html"

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from . import records, registry
-from .devices import has_bf16, keep_memory, pick_device
-from .errors import InputError
+from . import models, records, registry
+from .devices import cores, has_bf16, keep_memory, pick_device
+from .errors import InputError, reason
 from .executors import Executor
-from .files import write_whole
+from .files import sweep, write_whole
 from .lab import Lab, data_digest
 from .options import Options
 from .progress import bars
-from .suite import Cell, Suite
+from .suite import RUNS, Cell, Suite
 from .surroundings import surroundings
 from .work import Outcome, Work
+
+# bytes that a cell keeps at least: its record, curves, pictures; its embeddings
+SMALLEST = 2**17
+EMBEDDINGS = 2**22
+# times the weights: with Adam's two moments
+STATE = 3
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Plan:
         done: cells that have their record.
         taken: cells whose record lies in another folder of the results, with its file.
         todo: cells to run.
+        axes: on which the grid is joined with what ran in its folder before.
     """
 
     suite: Suite
@@ -41,6 +48,7 @@ class Plan:
     done: list[Cell]
     taken: list[tuple[Cell, Path]]
     todo: list[Cell]
+    axes: Sequence[str]
 
     @property
     def folder(self) -> Path:
@@ -56,7 +64,7 @@ class Plan:
         )
 
 
-def plan(suite: Suite, cells: Iterable[Cell], options: Options) -> Plan:
+def plan(suite: Suite, cells: Iterable[Cell], options: Options, axes: Sequence[str] = RUNS) -> Plan:
     """Sort cells of a suite by what there is to do."""
     folder = options.out / suite.name
     done: list[Cell] = []
@@ -65,9 +73,8 @@ def plan(suite: Suite, cells: Iterable[Cell], options: Options) -> Plan:
         (done if (folder / cell.path).exists() else missing).append(cell)
     taken = _elsewhere(missing, options)
     elsewhere = {cell.path for cell, _ in taken}
-    return Plan(
-        suite, options, done, taken, [cell for cell in missing if cell.path not in elsewhere]
-    )
+    todo = [cell for cell in missing if cell.path not in elsewhere]
+    return Plan(suite.joined(folder, axes), options, done, taken, todo, axes)
 
 
 def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
@@ -158,6 +165,30 @@ def _check(plan: Plan) -> None:
         _check_data(cell, plan)
 
 
+def _check_place(plan: Plan) -> None:
+    """That files can be written where the results go, and about as much as will be kept."""
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=plan.folder) as file:
+            file.write(b"x")
+            file.flush()
+        free = shutil.disk_usage(plan.folder).free
+    except (OSError, ValueError) as error:
+        raise InputError(f"--out: nothing can be written ({reason(error)})") from error
+    needed = sum(SMALLEST + (EMBEDDINGS if plan.options.audit else 0) for _ in plan.todo)
+    if plan.todo:
+        names = {cell.rules.model for cell in plan.todo}
+        network = 4 * max(models.size(name) for name in names)
+        # a state, which holds the optimizer's, and the next one, which is being written
+        needed += 2 * STATE * network
+        needed += network * len(plan.todo) if plan.options.models else 0
+    if free < needed:
+        raise InputError(
+            f"{plan.folder}: {free / 2**20:.0f} MiB are free, the run may keep "
+            f"{needed / 2**20:.0f} MiB; give another --out"
+        )
+
+
 def _check_data(cell: Cell, plan: Plan) -> None:
     folder = plan.folder
     there = records.read_all(folder / cell.path.parents[2])
@@ -181,7 +212,7 @@ def usual(plan: Plan, jobs: int | None = None) -> Executor:
     """
     if jobs is None:
         on_cpu = pick_device(plan.options.device).type == "cpu"
-        jobs = min(os.cpu_count() or 1, len(groups(plan.todo))) if on_cpu else 1
+        jobs = min(cores(), len(groups(plan.todo))) if on_cpu else 1
     name = "serial" if jobs <= 1 else f"processes[jobs={jobs}]"
     executor: Executor = registry.create("executors", name)
     return executor
@@ -205,11 +236,13 @@ def run(
     """
     console = console or Console(stderr=True)
     keep_memory()
+    _check_place(plan)
     for cell, file in plan.taken:
         _take(cell, file, plan)
     _check(plan)
+    sweep(plan.options.out)
     # now, so that a grid of one's own can be asked about while it runs, or after a kill
-    plan.suite.save(plan.folder)
+    plan.suite.save(plan.folder, plan.axes)
     work = Work(plan.folder, plan.options)
     outcomes: list[Outcome] = []
     if plan.todo:

@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
-import shutil
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
-from .errors import InputError
-from .files import write_whole
+from .errors import one_line, reason
+from .files import locked, remove, write_whole
+
+log = logging.getLogger(__name__)
 
 
 def once(
     file: Path | None, device: torch.device, compute: Callable[[], Mapping[str, Tensor]]
 ) -> Mapping[str, Tensor]:
     """What ``compute`` returns, on ``device``, from ``file`` if somebody was here before; two
-    processes never compute it twice.
+    processes never compute it twice. A damaged file is computed anew.
 
     ``compute`` may keep the state of its trainings in ``file.with_suffix(".state")``, which is
     removed afterwards.
-
-    Raises:
-        InputError: the file is damaged.
     """
     if file is None:
         return compute()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
-        if not file.exists():
-            made = {name: t.detach().cpu().contiguous() for name, t in compute().items()}
-            write_whole(file, save(made))
-            shutil.rmtree(file.with_suffix(".state"), ignore_errors=True)
+    with locked(file):
+        kept = _kept(file)
+        if kept is None:
+            kept = {name: t.detach().cpu().contiguous() for name, t in compute().items()}
+            write_whole(file, save(kept))
+            remove(file.with_suffix(".state"))
+    return {name: tensor.to(device) for name, tensor in kept.items()}
+
+
+def _kept(file: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file; None if there is none, or a damaged one, which is removed."""
+    if not file.exists():
+        return None
     try:
-        return dict(load_file(file, device=str(device)))
-    except SafetensorError as error:
-        raise InputError(f"{file}: damaged, delete it ({error})") from error
+        kept = load(file.read_bytes())
+        if kept:
+            return dict(kept)
+        raise ValueError("it holds nothing")
+    # not every OSError: a file that cannot be opened now may be whole
+    except (IsADirectoryError, SafetensorError, ValueError) as error:
+        dropped(file, error)
+        return None
+
+
+def dropped(file: Path, error: Exception) -> None:
+    """Remove what cannot be used, and say so: it will be made anew."""
+    log.warning(one_line(f"{file}: damaged, made anew ({reason(error)})"))
+    remove(file)

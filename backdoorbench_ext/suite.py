@@ -10,20 +10,28 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from . import registry
-from .errors import InputError
-from .files import write_whole
-from .protocols import NETWORKS, Protocol, Recipe
+from .errors import InputError, told
+from .files import locked, write_text
+from .protocols import NETWORKS, Protocol
+from .reading import Number, Text, convert, parsed
 
 FILE = "suite.json"
 SPECS = ".specs.json"
 AXES = ("datasets", "attacks", "defenses", "rates", "seeds")
+# what several runs of one grid may differ in
+RUNS = ("rates", "seeds")
+# bytes of a part of a path; file systems take 255, and a file being written has more
+LONGEST_NAME = 200
+# what JSON calls a published number: data set, attack, defense, rate
+Reported = list[tuple[Text, Text, Text, Number, dict[Text, float]]]
 
 
 def short_hash(text: str) -> str:
     """The first ten hexadecimal digits of the SHA-256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:10]
 
 
 def digest(spec: Mapping[str, Any]) -> str:
@@ -32,8 +40,20 @@ def digest(spec: Mapping[str, Any]) -> str:
 
 
 def file_name(text: str) -> str:
-    """The name of something as part of a path."""
-    return text.replace("/", "_").replace(":", "_")
+    """The name of something as one part of a path: at most 200 bytes that can be printed; names
+    that would be the same then have a digest.
+    """
+    plain = text.replace("/", "_").replace(":", "_")
+    plain = "".join(c if c.isprintable() else "_" for c in plain)
+    if not plain.strip("."):
+        plain = f"_{plain}"
+    doubtful = plain != text and ("_" in text or text.count(":") > 1)
+    if not doubtful and len(plain.encode()) <= LONGEST_NAME:
+        return plain
+    digits = short_hash(text)
+    while len(plain.encode()) > LONGEST_NAME - len(digits) - 1:
+        plain = plain[:-1]
+    return f"{plain}-{digits}"
 
 
 class Resolver:
@@ -68,7 +88,7 @@ class Resolver:
             self.text(kind, name)
         texts = [[*key, text] for key, text in self._texts.items() if ":" not in key[1]]
         content = {"code": registry.fingerprint(), "texts": texts}
-        write_whole(folder / SPECS, (json.dumps(content, indent=1) + "\n").encode())
+        write_text(folder / SPECS, json.dumps(content, indent=1) + "\n")
 
     def method(self, kind: str, text: str) -> Any:
         """The attack or defense of a name.
@@ -205,6 +225,18 @@ class Suite:
         default_factory=dict
     )
 
+    def __post_init__(self) -> None:
+        """Raises: InputError: a name that is no part of a path, or an axis without values."""
+        # the name is a folder below --out, wherever a suite comes from
+        if file_name(self.name) != self.name or not self.name:
+            raise InputError(f"a suite cannot be called {self.name!r}: its results are a folder")
+        for axis in AXES:
+            values = getattr(self, axis)
+            if not values:
+                raise InputError(f"suite {self.name!r} has no {axis}")
+            if any(category(letter) == "Cc" for value in values for letter in str(value)):
+                raise InputError(f"suite {self.name!r}: control characters in its {axis}")
+
     def cells(self, only: str = "", resolver: Resolver | None = None) -> list[Cell]:
         """The cells whose path contains each word of ``only``, those that share a training beside
         each other. ``resolver``: what looks their names up, a new one unless told.
@@ -268,7 +300,7 @@ class Suite:
         changes = {name: value for name, value in told.items() if value is not None}
         words = [f"epochs{epochs}"] if epochs else []
         if model:
-            words.append(model.replace(":", "_"))
+            words.append(file_name(model))
         if target is not None:
             words.append(f"target{target}")
         return replace(
@@ -322,7 +354,7 @@ class Suite:
             reported=reported,
         )
 
-    def joined(self, folder: Path, axes: Sequence[str] = ("rates", "seeds")) -> Suite:
+    def joined(self, folder: Path, axes: Sequence[str] = RUNS) -> Suite:
         """With the values that the grid of ``folder`` has on ``axes``, if it is of the same
         protocol: what ran there before stays in the tables.
         """
@@ -337,14 +369,27 @@ class Suite:
         }
         return replace(self, **both)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, axes: Sequence[str] = ()) -> Suite:
         """Write the grid and the protocol as ``suite.json``, so that tables and plots of a folder
         need no Python file, and beside it what the names stand for.
+
+        Args:
+            axes: on which the grid is joined with the one that is there, which another run may
+                have written meanwhile.
+
+        Returns:
+            What was written.
         """
+        with locked(folder / ".state" / FILE):
+            whole = self.joined(folder, axes)
+            whole._write(folder)
+        return whole
+
+    def _write(self, folder: Path) -> None:
         grid = asdict(self) | {
             "reported": [[*key, dict(value)] for key, value in self.reported.items()]
         }
-        write_whole(folder / FILE, (json.dumps(grid, indent=1, sort_keys=True) + "\n").encode())
+        write_text(folder / FILE, json.dumps(grid, indent=1, sort_keys=True) + "\n")
         self.cells()[0].resolver.keep(folder)
 
 
@@ -409,29 +454,20 @@ def load(name: str) -> Suite:
 
 
 def _read(file: Path) -> Suite:
-    def recipe(fields: Mapping[str, Any]) -> dict[str, Any]:
-        made = {**fields}
-        if "recipe" in made:
-            made["recipe"] = Recipe(
-                **(made["recipe"] | {"milestones": tuple(made["recipe"]["milestones"])})
-            )
-        return made
-
+    grid: dict[str, Any] = parsed(file, dict[str, Any])
     try:
-        grid = json.loads(file.read_text())
-        protocol = recipe(grid.pop("protocol"))
-        protocol["overrides"] = {
-            name: recipe(fields) for name, fields in protocol["overrides"].items()
-        }
-        reported = {(d, a, f, r): value for d, a, f, r, value in grid.pop("reported")}
-        grid["leave_out"] = [tuple(pair) for pair in grid.get("leave_out", [])]
-        axes: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in grid.items()
-            if key != "description"
-        }
-        return Suite(**axes, protocol=Protocol(**protocol), reported=reported)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{file}: not a suite of results ({type(error).__name__}: {error})"
-        ) from error
+        given = convert(grid.pop("reported"), Reported)
+        reported = {(d, a, f, rate): numbers for d, a, f, rate, numbers in given}
+        suite: Suite = convert(grid, Suite)
+        protocol = suite.protocol
+        overrides = {name: _fields(protocol, own) for name, own in protocol.overrides.items()}
+        return replace(suite, protocol=replace(protocol, overrides=overrides), reported=reported)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{file}: not a suite of results ({told(error)})") from error
+
+
+def _fields(protocol: Protocol, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a protocol that differ, as they were before JSON."""
+    whole = {f.name: getattr(protocol, f.name) for f in fields(protocol)} | dict(own)
+    made = convert({**whole, "recipe": whole["recipe"], "overrides": {}}, Protocol)
+    return {name: getattr(made, name) for name in own}

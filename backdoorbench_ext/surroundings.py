@@ -31,7 +31,7 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
         model = next(
             line.partition(":")[2].strip() for line in lines if line.startswith("model name")
         )

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .files import write_text
 from .frame import Key, frame, key, summary
 from .layout import Layout, Line, caption, layout, present
 from .metrics import COUNTED, Metric, get
@@ -39,7 +41,16 @@ def escape(text: str) -> str:
         "→": r"$\rightarrow$",
     }
     special |= {c: "\\" + c for c in "&%$#_{}"}
-    return re.sub(r"^-(?=\d)", "$-$", "".join(special.get(c, c) for c in text))
+    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"}
+    plain = "".join(special.get(c) or _letter(c) for c in text)
+    return re.sub(r"^-(?=\d)", "$-$", plain)
+
+
+def _letter(letter: str) -> str:
+    """A letter that LaTeX has in every font, or its number in Unicode."""
+    base = unicodedata.normalize("NFD", letter)[0]
+    known = letter in "ßæøœåłÆØŒÅŁ" or (base.isascii() and letter <= "ſ")
+    return letter if known else rf"\texttt{{U+{ord(letter):04X}}}"
 
 
 def _dressed(note: str, label: str, groups: Sequence[str], body: Sequence[str]) -> str:
@@ -53,7 +64,7 @@ def _dressed(note: str, label: str, groups: Sequence[str], body: Sequence[str]) 
             rf"\begin{{{kind}}}[t]",
             r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
             rf"\caption[{escape(label)}]{{\footnotesize {escape(note)}}}",
-            rf"\label{{tab:{label}}}",
+            rf"\label{{tab:{re.sub(r'[^A-Za-z0-9_.+=-]', '-', label)}}}",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             r"\begin{tabular}{" + r"@{\hspace{9pt}}".join(groups) + "}",
             r"\toprule",
@@ -290,6 +301,6 @@ def write(records: Sequence[Record], suite: Suite, folder: Path) -> list[Path]:
     for beside in compared:
         for form, suffix in FORMATS.items():
             file = folder / f"{'reported' if beside else 'table'}.{suffix}"
-            file.write_text(render(records, suite, form, against=beside))
+            write_text(file, render(records, suite, form, against=beside))
             files.append(file)
     return files

@@ -5,26 +5,29 @@ no clean image, no test image.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from rich.console import Console
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from . import registry
 from .engine import Engine, Progress, seed_of
-from .errors import InputError
-from .files import write_whole
+from .errors import InputError, one_line
+from .files import locked, remove, write_text
 from .lab import Lab
 from .options import Options
 from .progress import bars
+from .reading import parsed
+from .sharing import dropped
 from .suite import Cell, digest
 
 
@@ -77,21 +80,41 @@ def cross_validate(
             spec = replace(cell, defense=name).spec
             key = digest(spec | {"folds": folds})
             file = options.out / "tune" / f"{registry.parse(name)[0]}-{key}.json"
-            done = json.loads(file.read_text())["accuracy"] if file.exists() else []
-            for k in range(len(done), folds):
-                told("folds", "", folds * len(results) + k, folds * len(names))
-                this = f"{name}, fold {k + 1} of {folds}"
-                state = file.with_suffix(f".fold{k}")
-                done.append(_accuracy(lab, name, fold == k, k, state, partial(told, this)))
-                kept = {"spec": spec, "folds": folds, "accuracy": done}
-                text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
-                write_whole(file, text.encode())
-                shutil.rmtree(state, ignore_errors=True)
-                line = f"{this}: {100 * done[-1]:.2f}"
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+            with locked(file.with_name(f".{file.name}")):
+                done = _kept(file, folds)
+                for k in range(len(done), folds):
+                    told("folds", "", folds * len(results) + k, folds * len(names))
+                    this = f"{name}, fold {k + 1} of {folds}"
+                    state = file.with_suffix(f".fold{k}")
+                    done.append(_accuracy(lab, name, fold == k, k, state, partial(told, this)))
+                    kept = {"spec": spec, "folds": folds, "accuracy": done}
+                    write_text(file, json.dumps(kept, indent=1, sort_keys=True) + "\n")
+                    remove(state)
+                    line = one_line(f"{this}: {100 * done[-1]:.2f}")
+                    console.print(line, highlight=False, markup=False, soft_wrap=True)
             results[name] = done
         told("folds", "", folds * len(names), folds * len(names))
     return results
+
+
+class Kept(TypedDict):
+    """What is kept of the folds of a defense."""
+
+    accuracy: list[Annotated[float, msgspec.Meta(ge=0, le=1)]]
+
+
+def _kept(file: Path, folds: int) -> list[float]:
+    """The accuracies of the folds that are done; none where the file is damaged."""
+    if not file.exists():
+        return []
+    try:
+        done: list[float] = parsed(file, Kept)["accuracy"]
+        if len(done) <= folds:
+            return done
+        raise InputError(f"{file}: more than {folds} folds")
+    except InputError as error:
+        dropped(file, error)
+        return []
 
 
 def _accuracy(lab: Lab, name: str, held: Tensor, k: int, state: Path, progress: Progress) -> float:

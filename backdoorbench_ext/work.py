@@ -5,23 +5,25 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from . import models, records
 from .engine import Engine
-from .files import write_whole
+from .errors import InputError, one_line, told
+from .files import locked, write_text, write_whole
 from .images import Poisoned
 from .lab import Lab, data_digest
 from .metrics import pack, suspicion
 from .options import Options
+from .reading import whole_png
 from .suite import Cell
 from .surroundings import surroundings
 
@@ -40,10 +42,10 @@ class Outcome:
     def __str__(self) -> str:
         """One line on a finished or failed cell."""
         if self.record is None:
-            return f"{self.cell} FAILED {self.error}"
-        shares = self.record["metrics"].items()
-        numbers = "  ".join(f"{m.upper()} {100 * hits / n:.2f}" for m, (hits, n) in shares)
-        return f"{self.cell}  {numbers}  ({self.record['time']['training']:.0f} s)"
+            return one_line(f"{self.cell} FAILED {self.error}")
+        counts = self.record["metrics"].items()
+        numbers = "  ".join(f"{m.upper()} {100 * hits / n:.2f}" for m, (hits, n) in counts if n)
+        return one_line(f"{self.cell}  {numbers}  ({self.record['time']['training']:.0f} s)")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def run_cell(lab: Lab, state: Path | None = None, pictures: Path | None = None) 
     begun = time.perf_counter()
     defense = lab.defense
     triggered = lab.triggered
-    if pictures and not pictures.with_suffix(".png").exists():
+    if pictures and not whole_png(pictures.with_suffix(".png")):
         _draw(lab, pictures)
     cuda = lab.device.type == "cuda"
     if cuda:
@@ -174,9 +176,11 @@ class Work:
         where its record would lie, and the others go on.
         """
         state = self.state(cells)
-        state.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{state}.lock"):
-            return [self._run(cell, state, tell and partial(tell, cell)) for cell in cells]
+        try:
+            with locked(state):
+                return [self._run(cell, state, tell and partial(tell, cell)) for cell in cells]
+        except (OSError, InputError) as error:
+            return [self.failed(cell, told(error), told(error) + "\n") for cell in cells]
 
     def state(self, cells: Sequence[Cell]) -> Path:
         """The folder of the state of the training that these cells share."""
@@ -192,22 +196,26 @@ class Work:
         ``bbx status`` shows.
         """
         path = self.folder / cell.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".failed").write_text(reason)
+        # the error is the last line, below what PyTorch adds to its own
+        text = reason.rstrip()
+        text += "" if text.endswith(error) else f"\n\n{error}"
+        # a disk that is full has no room for the reason either
+        with suppress(OSError):
+            write_text(path.with_suffix(".failed"), text + "\n")
         return Outcome(cell, None, error)
 
     def _run(self, cell: Cell, state: Path, progress: Any) -> Outcome:
-        if done := self.finished(cell):
-            return done
         path = self.folder / cell.path
-        lab = Lab(cell, self.options, progress)
         try:
+            if done := self.finished(cell):
+                return done
+            lab = Lab(cell, self.options, progress)
             result = run_cell(lab, state, path.parent.parent / "examples")
             self._keep(result, path)
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            return self.failed(cell, what, traceback.format_exc())
-        records.write(path, result.record)
+            records.write(path, result.record)
+        # a method may do anything, even end the process
+        except (Exception, SystemExit) as error:
+            return self.failed(cell, told(error), traceback.format_exc())
         return Outcome(cell, result.record)
 
     def _keep(self, result: Result, path: Path) -> None:

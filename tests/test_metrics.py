@@ -62,10 +62,10 @@ def test_a_plugin_is_a_metric(tmp_path, monkeypatch, capsys):
     assert here("list", "metrics", "--plugin", file) == 0
     assert "given neither label" in capsys.readouterr().out
     SUITE.save(tmp_path / "paper")
-    cells = {(c.attack, c.defense): c.path for c in SUITE.cells()}
+    cells = {(c.attack, c.defense): c for c in SUITE.cells()}
     for one in RECORDS:
-        path = cells[one["cell"]["attack"], one["cell"]["defense"]]
-        records.write(tmp_path / "paper" / path, one)
+        cell = cells[one["cell"]["attack"], one["cell"]["defense"]]
+        records.write(tmp_path / "paper" / cell.path, one | {"spec": cell.spec})
     # a process of its own knows no plugin yet, whichever option is written first
     monkeypatch.setattr(registry, "_plugins", {})
     words = (tmp_path / "paper", "--metrics", "ca,lost", "--plugin", file)

@@ -630,7 +630,7 @@ def test_read_commands(capsys, monkeypatch, tmp_path, grid):
 def test_damaged_records(text, tmp_path):
     file = tmp_path / "rate0.1-seed0-x.json"
     file.write_text(text)
-    with pytest.raises(InputError, match=r"x\.json: (not a record|record format 99)"):
+    with pytest.raises(InputError, match=r"x\.json: not (a record|readable as JSON)"):
         records.read(file)
 
 
@@ -680,7 +680,7 @@ def test_tune_by_cross_validation(tmp_path, grid, monkeypatch):
     assert tune.cross_validate(grid.cells()[0], names, 4, options) == results and len(seen) == 8, (
         "nothing is trained twice"
     )
-    assert [file.suffix for file in (tmp_path / "tune").iterdir()] == [".json"] * 2, (
+    assert len(list((tmp_path / "tune").glob("[!.]*"))) == len(names) == 2, (
         "the state of finished folds is taken away"
     )
     for call, says in (
@@ -754,4 +754,5 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
     assert here(*words) == 1
     said = capsys.readouterr().err
     assert f"suite.json: {os.strerror(errno.ENOSPC)}" in said and "Traceback" not in said
-    assert [file.name for file in (tmp_path / "out").rglob("*") if file.is_file()] == []
+    left = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert [file.name for file in left if file.suffix != ".lock"] == []

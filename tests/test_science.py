@@ -200,7 +200,7 @@ def test_blend_pixels(tmp_path):
     cv2.imwrite(str(tmp_path / "p.png"), np.full((4, 4, 3), (0, 0, 255), np.uint8))
     out = Blend(alpha=1.0, pattern=str(tmp_path / "p.png")).trigger(x)
     assert out[0, :, 3, 3].tolist() == [1, 0, 0]
-    with pytest.raises(InputError, match="no such file, or no image"):
+    with pytest.raises(InputError, match=r"pattern nowhere\.png: no such file"):
         Blend(pattern="nowhere.png").trigger(x)
 
 

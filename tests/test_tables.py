@@ -38,7 +38,8 @@ def record(attack, defense, ca, asr, arr, seed=0):
         "probes": {"f_B": {"ca": [500, 1000], "asr": [900, 900], "arr": [0, 900]}},
         "given": {"train_images": 3800, "clean_images": 100 if "mcci" in defense else 0},
         "time": {"training": 1.5},
-        "surroundings": {"device": "CPU_x & y", "commit": "abc"},
+        "curves": {},
+        "surroundings": {"device": "CPU_x & y", "commit": "abc", "versions": {}},
     }
 
 

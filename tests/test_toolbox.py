@@ -320,13 +320,13 @@ def test_refused_pictures(made):
     train, _ = clean_sets()
     picture = made / "bd_train_dataset" / "2" / "6.png"
     png_header(picture, 100_000, 100_000)
-    with pytest.raises(InputError, match=r"6\.png: not a picture of this record"):
+    with pytest.raises(InputError, match=r"6\.png: not a readable image"):
         record.read(made).poisoned("train", train)
     png_header(picture, 9, 8)
     with pytest.raises(InputError, match=r"9x8 pixels, expected 8x8"):
         record.read(made).poisoned("train", train)
     picture.write_bytes(b"")
-    with pytest.raises(InputError, match="not a picture"):
+    with pytest.raises(InputError, match="not a readable image"):
         record.read(made).poisoned("train", train)
     elsewhere = made.parent / "elsewhere.png"
     picture.rename(elsewhere)
@@ -612,7 +612,7 @@ def test_script(made, tmp_path, monkeypatch):
         ("", "usage"),
         ("cbd --result_file nothing", "no such file"),
         ("cbd --result_file made --dataset gtsrb", "was made from cifar10"),
-        ("cbd --result_file made --yaml_path no.yaml", "no readable YAML"),
+        ("cbd --result_file made --yaml_path no.yaml", "no.yaml: no such file"),
         ("cbd --result_file made --model resnet18", "holds a shufflenet"),
         ("cbd --result_file made --lr_scheduler StepLR", "lr_scheduler must be"),
     ):

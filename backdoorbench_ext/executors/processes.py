@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
+import signal
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from backdoorbench_ext import registry
 from backdoorbench_ext.api import option
-from backdoorbench_ext.devices import keep_memory
+from backdoorbench_ext.devices import cores, keep_memory
 from backdoorbench_ext.executors import Executor
 from backdoorbench_ext.suite import Cell
 from backdoorbench_ext.work import Outcome, Tell, Work
 
-# in a worker: the line to its parent
-_parent: Any = None
+# how often a cell whose process died is begun again: what killed it may have been another's memory
+RETRIES = 1
 
 
 @dataclass(frozen=True)
 class Processes(Executor):
-    """Every worker is a process that lives as long as its work; one that dies is replaced, and
-    fails the cell that it was at, no other.
+    """Every worker is a process that lives as long as its work. One that dies is replaced; the cell
+    that it was at is tried once more, and the others go on.
     """
 
     jobs: int = option(2, "trainings at a time", low=1)
@@ -37,45 +38,54 @@ class Processes(Executor):
     def run(
         self, groups: Sequence[Sequence[Cell]], work: Work, tell: Tell
     ) -> Iterator[list[Outcome]]:
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        threads = max(1, cores() // self.jobs)
         waiting = deque(list(group) for group in groups)
-        running: dict[Future[list[Outcome]], tuple[Worker, list[Cell]]] = {}
-        idle = [Worker(work, threads) for _ in range(min(self.jobs, len(waiting)))]
+        deaths: Counter[Path] = Counter()
+        workers: list[Worker] = []
         try:
-            while waiting or running:
-                while waiting and idle:
-                    worker = idle.pop()
-                    group = waiting.popleft()
-                    running[worker.start(group)] = worker, group
-                ended, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                for worker, _ in running.values():
-                    worker.listen(tell)
-                for future in ended:
-                    worker, group = running.pop(future)
-                    try:
-                        outcomes = future.result()
-                    except BrokenProcessPool:
-                        worker.end()
-                        worker = Worker(work, threads)
-                        outcomes, left = _bury(group, work)
-                        if left:
-                            waiting.appendleft(left)
-                    finally:
-                        idle.append(worker)
-                    yield outcomes
+            while waiting or any(worker.group for worker in workers):
+                while waiting and len(workers) < self.jobs:
+                    workers.append(Worker(work, threads))
+                for worker in workers:
+                    if waiting and not worker.group:
+                        worker.start(waiting.popleft())
+                for worker in _heard(workers):
+                    ended = worker.listen(tell)
+                    if ended is None and worker.alive:
+                        continue
+                    if ended is None:
+                        workers.remove(worker)
+                        ended, left = _bury(worker.group, worker.death, work, deaths)
+                        waiting.extendleft([left] if left else [])
+                    worker.group = []
+                    if ended:
+                        yield ended
         finally:
-            for worker in [*idle, *(worker for worker, _ in running.values())]:
+            for worker in workers:
                 worker.end()
 
 
-def _bury(group: list[Cell], work: Work) -> tuple[list[Outcome], list[Cell]]:
-    """The outcomes of a group whose process has died, and the cells that it had not come to."""
+def _heard(workers: Sequence[Worker]) -> list[Worker]:
+    """Wait until some have said something, or died."""
+    ready = wait([worker.line for worker in workers if worker.group])
+    return [worker for worker in workers if worker.line in ready]
+
+
+def _bury(
+    group: list[Cell], death: str, work: Work, deaths: Counter[Path]
+) -> tuple[list[Outcome], list[Cell]]:
+    """The outcomes of a group whose process has died, and the cells that are still to run: the one
+    that it was at, unless it has died of it before, and those behind it.
+    """
     outcomes: list[Outcome] = []
     for place, cell in enumerate(group):
         done = work.finished(cell)
         if done is None:
-            error = "its process died (killed from outside, or out of memory)"
-            return [*outcomes, work.failed(cell, error, error + "\n")], group[place + 1 :]
+            deaths[cell.path] += 1
+            if deaths[cell.path] <= RETRIES:
+                return outcomes, group[place:]
+            why = f"its process {death}, twice"
+            return [*outcomes, work.failed(cell, why, why)], group[place + 1 :]
         outcomes.append(done)
     return outcomes, []
 
@@ -86,45 +96,73 @@ class Worker:
     def __init__(self, work: Work, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.line, theirs = context.Pipe()
-        self.work = work
-        self.pool = ProcessPoolExecutor(1, context, _begin, (theirs, work.options.plugins, threads))
+        self.group: list[Cell] = []
+        self.process = context.Process(target=_live, args=(theirs, work, threads))
+        # Ctrl-C is the parent's affair; a process inherits what is blocked when it starts
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        # or the line would not close with the process
+        theirs.close()
+        self.alive = True
 
-    def start(self, group: list[Cell]) -> Future[list[Outcome]]:
-        return self.pool.submit(_run, self.work, group)
+    def start(self, group: list[Cell]) -> None:
+        """Have a group run."""
+        self.group = group
+        try:
+            self.line.send(group)
+        except OSError:
+            # it has died; the line says so when it is listened to
+            return
 
-    def listen(self, tell: Tell) -> None:
-        """Hand on what the process has told of its progress."""
+    def listen(self, tell: Tell) -> list[Outcome] | None:
+        """Hand on what the process has told of its progress; the outcomes, if it has ended."""
         try:
             while self.line.poll():
-                tell(*self.line.recv())
+                said = self.line.recv()
+                if isinstance(said, list):
+                    return said
+                tell(*said)
         except (EOFError, OSError):
-            # it has died in the middle of a word
-            return
+            # perhaps in the middle of a word
+            self.alive = False
+            self.process.join()
+        return None
+
+    @property
+    def death(self) -> str:
+        """What it died of."""
+        code = self.process.exitcode or 0
+        if code >= 0:
+            return f"ended with exit code {code}"
+        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        return f"was killed, signal {-code}{hint}"
 
     def end(self) -> None:
         """Closing the line ends the process at once, whatever it is at."""
         self.line.close()
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.process.join(10)
+        self.process.kill()
 
 
-def _begin(line: Connection, plugins: Sequence[Any], threads: int) -> None:
-    """A worker's first steps."""
-    global _parent
-    _parent = line
-    torch.set_num_threads(threads)
-    keep_memory()
-    for file in plugins:
-        registry.add_file(file)
+def _live(line: Connection[Any, Any], work: Work, threads: int) -> None:
+    """A worker's life."""
+    tasks: queue.SimpleQueue[list[Cell]] = queue.SimpleQueue()
 
-    def watch() -> None:
-        """The other end closes when the parent closes it or is gone: nobody reads on."""
+    def listen() -> None:
+        """The line closes when the parent closes it or is gone: nobody reads on."""
         try:
-            line.recv()
+            while True:
+                tasks.put(line.recv())
         except (EOFError, OSError):
             os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _run(work: Work, group: list[Cell]) -> list[Outcome]:
-    return work.run(group, lambda *news: _parent.send(news))
+    threading.Thread(target=listen, daemon=True).start()
+    torch.set_num_threads(threads)
+    keep_memory()
+    for file in work.options.plugins:
+        registry.add_file(file)
+    while True:
+        line.send(work.run(tasks.get(), lambda *news: line.send(news)))

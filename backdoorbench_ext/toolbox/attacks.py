@@ -21,13 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from ..api import Attack, option
 from ..errors import InputError, nearest
+from ..files import locked
 from ..images import Images, Poisoned
 from ..models import Net
+from ..reading import place
 from . import checkout, record
 
 CLEAN_LABEL = ("sig", "lc", "ctrl")
@@ -56,14 +57,14 @@ class RecordAttack(Supplied):
     )
 
     def spec(self) -> dict[str, Any]:
-        folder = Path(self.path).expanduser()
+        folder = place(self.path)
         return super().spec() | {
             "path": folder.resolve().name,
             "sha256": record.digest(folder) if (folder / "attack_result.pt").is_file() else "",
         }
 
     def check(self, x: Tensor) -> None:
-        record.read(Path(self.path).expanduser())
+        record.read(place(self.path))
 
     def supply(
         self,
@@ -76,15 +77,11 @@ class RecordAttack(Supplied):
         rng: torch.Generator,
         folder: Path,
     ) -> tuple[Poisoned, Poisoned]:
-        return _sets(record.read(Path(self.path).expanduser()), train, test, held, target, rate)
+        return _sets(record.read(place(self.path)), train, test, held, target, rate)
 
     def victim(self, net: nn.Module) -> Mapping[str, Tensor] | None:
         assert isinstance(net, Net)
-        return (
-            record.read(Path(self.path).expanduser()).fit_to(net)
-            if self.network == "record"
-            else None
-        )
+        return record.read(place(self.path)).fit_to(net) if self.network == "record" else None
 
 
 def _sets(
@@ -134,7 +131,7 @@ class BackdoorBenchAttack(Supplied):
         folder: Path,
     ) -> tuple[Poisoned, Poisoned]:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with locked(folder):
             if self.method in checkout.DISPATCH:
                 return self._transformed(train, test, held, target, rate, rng, folder)
             return _sets(self._trained(target, rate, folder), train, test, held, target, rate)
@@ -235,14 +232,14 @@ def _launch(words: list[str], folder: Path) -> None:
         str(Path(__file__).with_name("launch.py")),
         *words,
     ]
-    with (folder / "log.txt").open("w") as log:
+    with (folder / "log.txt").open("w", encoding="utf-8") as log:
         code = subprocess.run(
             command, cwd=checkout.home(), stdout=log, stderr=subprocess.STDOUT, check=False
         ).returncode
     if code:
         last = " | ".join(
             line.strip()
-            for line in (folder / "log.txt").read_text(errors="replace").strip().splitlines()[-3:]
+            for line in (folder / "log.txt").read_text("utf-8", "replace").strip().splitlines()[-3:]
         )
         raise RuntimeError(
             f"backdoorbench:{words[1]} ended with exit code {code}: {last} (all of it: "

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .. import models
+import torch
+
+from .. import models, registry
 from ..engine import Progress
 from ..errors import InputError
 from ..files import write_whole
@@ -104,7 +106,10 @@ def defending(
         )
     model = record.our_model(source.model_name)
     models.check(model)
-    source.fit_to(Net(model, source.classes))
+    # its shapes are compared before any memory is asked for
+    with torch.device("meta"):
+        net = Net(model, source.classes)
+    source.fit_to(net)
     target = source.targets[0] if len(source.targets) == 1 else protocol.target
     known = {
         name: {**fields, **({"model": model} if "model" in fields else {})}
@@ -119,7 +124,7 @@ def defending(
         name,
         rules,
         (dataset or source.dataset,),
-        (f"record:{folder}",),
+        (registry.join(f"record:{folder}", {}),),
         defenses,
         rates=(source.rate,),
         seeds=seeds,
@@ -133,12 +138,20 @@ def results(suite: Suite, cells: list[Cell], options: Options) -> list[Path]:
     written = []
     for cell in cells:
         file = (options.out / suite.name / cell.path).with_suffix(".safetensors")
-        network = models.unpack(file.read_bytes()) if file.exists() else None
+        network = _network(file) if file.exists() else None
         if network is not None:
             target = file.with_name(f"{file.stem}-defense_result.pt")
             record.save(target, record.model_state(network[1], network[0], outputs(network[0])))
             written.append(target)
     return written
+
+
+def _network(file: Path) -> tuple[Net, str] | None:
+    try:
+        return models.unpack(file.read_bytes())
+    except InputError as error:
+        words = "delete its record to have it made anew"
+        raise InputError(f"{file}: {error}; {words}") from error
 
 
 def outputs(net: Net) -> int:

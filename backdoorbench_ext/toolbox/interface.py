@@ -23,11 +23,13 @@ from torch import Tensor, nn
 
 from .. import records, registry
 from ..api import Attack
-from ..errors import InputError, nearest
+from ..errors import InputError, nearest, reason
+from ..files import write_text
 from ..lab import Lab
 from ..models import Net
 from ..options import Options
 from ..protocols import BACKDOORBENCH
+from ..reading import content
 from ..work import run_cell
 from . import commands, record
 
@@ -222,9 +224,8 @@ class Script(Base):  # type: ignore[misc]
         records.write(self.save_path / "record.json", result.record)
         shutil.rmtree(kept / "state", ignore_errors=True)
         rules = cell.rules
-        (self.save_path / f"{self.method}_df.csv").write_text(
-            commands.table(metrics, rules.recipe.epochs)
-        )
+        numbers = commands.table(metrics, rules.recipe.epochs)
+        write_text(self.save_path / f"{self.method}_df.csv", numbers)
         try:
             record.save(
                 self.save_path / "defense_result.pt",
@@ -321,9 +322,9 @@ def _yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{file}: no readable YAML file ({str(error).splitlines()[0]})") from error
+        values = yaml.safe_load(content(file).decode())
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file}: no readable YAML file ({reason(error)})") from error
     if not isinstance(values, dict):
         raise InputError(f"{file}: must hold names and values")
     return values

@@ -64,7 +64,7 @@ def settings(name: str, given: dict[str, Any]) -> argparse.Namespace:
 
     file = Path(given.get("bd_yaml_path", f"config/attack/{name}/default.yaml"))
     return argparse.Namespace(
-        **{**(yaml.safe_load(file.read_text()) if file.exists() else {}), **given}
+        **{**(yaml.safe_load(file.read_text("utf-8")) if file.exists() else {}), **given}
     )
 
 

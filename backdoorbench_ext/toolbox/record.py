@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,13 +22,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..files import write_whole
+from ..errors import InputError, one_line, reason, told
+from ..files import whole_folder, write_whole
 from ..images import Images, Poisoned
 from ..models import Net, TorchvisionNet
+from ..reading import picture as read_picture
+from ..reading import regular
 
 KEYS = (
     "model_name",
@@ -79,9 +82,9 @@ def load(file: Path) -> Any:
         InputError: no such file, damaged, or something in it is not allowed; it is named, and was
             not executed.
     """
-    if not file.is_file():
-        raise InputError(f"{file}: no such file")
+    regular(file)
     try:
+        _check_archive(file)
         with torch.serialization.safe_globals(allowed()):
             return torch.load(file, map_location="cpu", weights_only=True)
     # whatever damaged bytes bring about, from zip, pickle or torch
@@ -92,10 +95,21 @@ def load(file: Path) -> Any:
                 f"{file}: refused, it holds {named[1]}, which a record does not need; nothing was "
                 "executed"
             ) from error
-        why = (str(error).strip() or "empty").splitlines()[0][:120]
         raise InputError(
-            f"{file}: damaged, or no file of torch.save ({type(error).__name__}: {why})"
+            f"{file}: damaged, or no file of torch.save ({told(error)[:200]})"
         ) from error
+
+
+def _check_archive(file: Path) -> None:
+    """Raises: ValueError: an archive that is packed, as ``torch.save`` never does, or a program."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > info.compress_size:
+                raise ValueError(f"{one_line(info.filename)[:80]} in it is packed")
+            if info.filename.endswith("/constants.pkl"):
+                raise ValueError("it is a program of TorchScript")
 
 
 @dataclass(frozen=True)
@@ -236,43 +250,23 @@ class Record:
 
 def _pixels(picture: Path | Picture, size: tuple[int, int]) -> Tensor:
     """uint8 (3, h, w); the size is compared before anything is decoded."""
+    if isinstance(picture, Path):
+        array = read_picture(picture, formats=("PNG",), sides=(size[1], size[0]))
+        return torch.from_numpy(array).permute(2, 0, 1)
     try:
-        if isinstance(picture, Picture):
-            _, mode, sides, _, data = picture.state
-            if (
-                mode != "RGB"
-                or tuple(sides) != (size[1], size[0])
-                or not isinstance(data, bytes)
-                or len(data) != 3 * size[0] * size[1]
-            ):
-                raise ValueError(
-                    f"{mode} {sides} and {len(data)} bytes, expected RGB {size[1]}x{size[0]}"
-                )
-            array = np.frombuffer(data, np.uint8).reshape(*size, 3).copy()
-        else:
-            with Image.open(picture, formats=("PNG",)) as image:
-                if image.size != (size[1], size[0]):
-                    raise ValueError(
-                        f"{image.size[0]}x{image.size[1]} pixels, expected {size[1]}x{size[0]}"
-                    )
-                array = np.array(image.convert("RGB"))
-    except (
-        OSError,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-    ) as error:
-        raise InputError(
-            f"{picture if isinstance(picture, Path) else 'picture in the record'}: not a picture "
-            f"of this record ({error})"
-        ) from error
+        _, mode, sides, _, data = picture.state
+        right = mode == "RGB" and tuple(sides) == (size[1], size[0]) and isinstance(data, bytes)
+        if not right or len(data) != 3 * size[0] * size[1]:
+            raise ValueError(f"{mode} {sides}, expected RGB {size[1]}x{size[0]}")
+    except (ValueError, TypeError) as error:
+        raise InputError(f"picture in the record: not one of this record ({error})") from error
+    array = np.frombuffer(data, np.uint8).reshape(*size, 3).copy()
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
 def digest(folder: Path) -> str:
     """The SHA-256 of a record's ``attack_result.pt``."""
+    regular(folder / "attack_result.pt")
     return hashlib.sha256((folder / "attack_result.pt").read_bytes()).hexdigest()
 
 
@@ -303,19 +297,25 @@ def _check(content: Any, must: Must) -> None:
         "model_name and clean_data must be words",
     )
     must(
-        isinstance(classes, int) and 1 < classes < 10**6,
+        type(classes) is int and 1 < classes < 10**6,
         f"num_classes must be a number of classes, not {classes!r}",
     )
     sound = (
         isinstance(size, (tuple, list))
         and len(size) == 3
-        and all(isinstance(n, int) and 0 < n < 10**4 for n in size)
+        and all(type(n) is int and 0 < n < 10**4 for n in size)
     )
     must(sound, f"img_size must be (height, width, channels), not {size!r}")
     sound = isinstance(model, dict) and all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in model.items()
+        isinstance(k, str) and isinstance(v, Tensor) and _plain(v) for k, v in model.items()
     )
-    must(sound, "model must be a dictionary of tensors")
+    must(sound, "model must be a dictionary of plain tensors")
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds its numbers itself, each of them once."""
+    stored = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return stored and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 @lru_cache(maxsize=2)
@@ -427,12 +427,18 @@ def _inside(folder: Path, key: str, base: Any, path: str, must: Must) -> Path:
     record was made.
     """
     must(isinstance(base, str), f"{key}: save_folder_path must be a path")
+    must("\0" not in base + path, f"{key}: {path!r} is no path")
     whole = PurePosixPath(path.replace("\\", "/"))
     start = PurePosixPath(base.replace("\\", "/"))
     leaves = f"{key}: {path!r} leaves the record's folder"
     must(".." not in whole.parts and whole.is_relative_to(start), leaves)
     file = folder / start.name / whole.relative_to(start)
-    must(file.resolve().is_relative_to(folder.resolve()), leaves)
+    try:
+        inside = file.resolve().is_relative_to(folder.resolve())
+    # a loop of links; bytes that no file system takes
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{file}: {reason(error)}") from error
+    must(inside, leaves)
     return file
 
 
@@ -510,49 +516,57 @@ def write(
             none of its.
     """
     check_place(to)
-    part = to.with_name(f".{to.name}.part")
     content: dict[str, Any] = model_state(model, net, len(sets["train"][0].classes))
     h, w = sets["train"][0].x.shape[2:]
     content |= {"data_path": f"./data/{dataset}", "img_size": (h, w, 3), "clean_data": dataset}
-    for key, (images, places, length) in sets.items():
-        changed = (images.mask | images.cover).cpu()
-        base = f"{to.as_posix() if to.is_absolute() else './' + to.as_posix()}/bd_{key}_dataset"
-        indicator = np.zeros(length)
-        indicator[places[changed].numpy()] = 1
-        entries = {}
-        jobs = []
-        for i in changed.nonzero().flatten().tolist():
-            place = int(places[i])
-            label = int(images.y[i])
-            original = int(images.true[i])
-            entries[place] = {
-                "path": f"{base}/{original}/{place}.png",
-                "other_info": [label, original],
-            }
-            jobs.append((part / f"bd_{key}_dataset" / str(original) / f"{place}.png", images.x[i]))
-        for folder in {file.parent for file, _ in jobs}:
-            folder.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor() as pool:
-            list(
-                pool.map(
-                    lambda job: Image.fromarray(job[1].permute(1, 2, 0).cpu().numpy()).save(job[0]),
-                    jobs,
-                )
-            )
-        content[f"bd_{key}"] = {
-            "bd_data_container": {
-                "save_folder_path": base,
-                "data_dict": entries,
-                "save_file_format": ".png",
-            },
-            "getitem_all": True,
-            "getitem_all_switch": False,
-            "original_index_array": places.numpy().astype(np.int64),
-            "poison_indicator": indicator,
-            "save_folder_path": base,
+    with whole_folder(to) as part:
+        for key, (images, places, length) in sets.items():
+            content[f"bd_{key}"] = _part(f"bd_{key}_dataset", images, places, length, part, to)
+        save(part / "attack_result.pt", content)
+
+
+def _part(
+    name: str, images: Poisoned, places: Tensor, length: int, part: Path, to: Path
+) -> dict[str, Any]:
+    """One of a record's two sets; its pictures are written into the folder ``part``, which will be
+    called ``to``.
+    """
+    changed = (images.mask | images.cover).cpu()
+    base = f"{to.as_posix() if to.is_absolute() else './' + to.as_posix()}/{name}"
+    indicator = np.zeros(length)
+    indicator[places[changed].numpy()] = 1
+    entries = {}
+    jobs = []
+    for i in changed.nonzero().flatten().tolist():
+        place = int(places[i])
+        label = int(images.y[i])
+        original = int(images.true[i])
+        entries[place] = {
+            "path": f"{base}/{original}/{place}.png",
+            "other_info": [label, original],
         }
-    save(part / "attack_result.pt", content)
-    part.rename(to)
+        jobs.append((part / name / str(original) / f"{place}.png", images.x[i]))
+    for folder in {file.parent for file, _ in jobs}:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def draw(file: Path, image: Tensor) -> None:
+        Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(file)
+
+    with ThreadPoolExecutor() as pool:
+        # listed, or errors would be lost
+        list(pool.map(draw, *zip(*jobs, strict=True)))
+    return {
+        "bd_data_container": {
+            "save_folder_path": base,
+            "data_dict": entries,
+            "save_file_format": ".png",
+        },
+        "getitem_all": True,
+        "getitem_all_switch": False,
+        "original_index_array": places.numpy().astype(np.int64),
+        "poison_indicator": indicator,
+        "save_folder_path": base,
+    }
 
 
 def check_place(to: Path) -> None:
