@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -22,6 +24,7 @@ from rich.table import Column, Table
 
 from . import __version__, catalogue, metrics, records, registry, suite
 from .errors import InputError, nearest, one_line, reason
+from .files import locked
 from .options import Options
 from .progress import bars
 from .protocols import PROTOCOLS
@@ -324,13 +327,8 @@ def _run(
     if dry_run:
         print("\n".join(one_line(str(folder / cell.path)) for cell in plan.todo))
         return
-    try:
-        outcomes = runner.run(plan, jobs=_jobs(jobs, plan), executor=runs, console=err)
-    except KeyboardInterrupt:
-        _say("stopped; the same command goes on from here")
-        raise
-    # another run may have added to it meanwhile
-    _write(grid.joined(folder, axes), folder)
+    outcomes = runner.run(plan, jobs=_jobs(jobs, plan), executor=runs, console=err)
+    _write(grid, folder, axes)
     failed = sum(outcome.record is None for outcome in outcomes)
     if failed:
         err.print(
@@ -366,16 +364,26 @@ def _jobs(text: str, plan: Any) -> int | None:
     return count
 
 
-def _write(grid: Suite, folder: Path) -> None:
-    """The tables and the plot of all records that there are."""
+def _write(grid: Suite, folder: Path, axes: Sequence[str]) -> None:
+    """The tables and the plot of all records that there are, of other runs' on these axes, too."""
     from . import plots, tables
 
-    there = _records(grid, folder)
-    if not there:
-        return
-    files = tables.write(there, grid, folder)
-    files += plots.save(plots.bars(there, grid), folder / "plot")
-    _summary(there, grid)
+    # or the tables of a run that ends now might be overwritten by those of one that began to read
+    with locked(folder / ".state" / "tables"):
+        grid = grid.joined(folder, axes)
+        there = _records(grid, folder)
+        if not there:
+            return
+        files = tables.write(there, grid, folder)
+        files += plots.save(plots.bars(there, grid), folder / "plot")
+    try:
+        _summary(there, grid)
+        if sys.stdout:
+            sys.stdout.flush()
+    # rich ends the process where a pipe is broken
+    except (OSError, SystemExit):
+        # the tables are written; who reads this has gone, or has no room
+        sys.stdout = io.StringIO()
     _say("wrote " + ", ".join(map(str, files)))
 
 
@@ -617,7 +625,8 @@ def poison(
     )
     cells = grid.cells()
     if len(cells) > 1:
-        raise InputError("give one attack and one data set")
+        hint = "; a path with commas goes in quotes: folder:'a,b'" if "," in dataset else ""
+        raise InputError(f"give one attack and one data set{hint}")
     options = Options(out=out_, data=data, download=download, device=device, plugins=tuple(plugin))
     from . import export
     from .toolbox import commands
@@ -782,23 +791,95 @@ def _version(
         raise typer.Exit
 
 
-def main() -> None:
-    """Run the command line; bad input is one line on stderr and exit code 2."""
+class Patient:
+    """A stream of progress: a run goes on when nobody can read it any more."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+class Stopped(BaseException):
+    """Somebody, or a scheduler, wants the command to end."""
+
+
+# Ctrl-C; a scheduler or ``docker stop``; a terminal that has gone
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def _heeding_signals() -> Iterator[None]:
+    """Signals end the command in order, by ``Stopped``; once is enough."""
+
+    def stop(number: int, _: Any) -> None:
+        for other in SIGNALS:
+            # an impatient second one must not end the ending
+            signal.signal(other, signal.SIG_IGN)
+        raise Stopped(number)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        # nohup has it ignored
+        if handler != signal.SIG_IGN:
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _any_terminal() -> Iterator[None]:
+    """An arrow that a terminal's encoding lacks is written out; a stream may be closed, or full."""
+    errors = sys.stderr
     for stream in (sys.stdout, sys.stderr):
-        # an arrow that a terminal's encoding lacks is written out; a stream may be closed
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if errors:
+        sys.stderr = cast(TextIO, Patient(errors))
     try:
-        app()
-    except InputError as error:
-        _say(f"bbx: {error}")
-        sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
-    except OSError as error:
-        _say(f"bbx: {reason(error)}")
-        sys.exit(1)
+        yield
+    finally:
+        sys.stderr = errors
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on stderr and exit code 2, a signal one line and
+    128 plus its number.
+    """
+    with _any_terminal(), _heeding_signals():
+        try:
+            app()
+        except InputError as error:
+            _end(2, str(error))
+        except Stopped as stopped:
+            name = signal.Signals(stopped.args[0]).name
+            _end(128 + stopped.args[0], f"stopped by {name}; the same command goes on from here")
+        except BrokenPipeError:
+            # nobody reads on, which Python would complain of once more at its end
+            sys.stdout = io.StringIO()
+            sys.exit(1)
+        except MemoryError:
+            _end(1, "out of memory")
+        except OSError as error:
+            _end(1, reason(error))
+
+
+def _end(code: int, why: str) -> NoReturn:
+    _say(f"bbx: {why}")
+    sys.exit(code)
 
 
 if __name__ == "__main__":

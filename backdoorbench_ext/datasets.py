@@ -90,7 +90,7 @@ def digest(splits: Sequence[Images]) -> str:
         for part in (images.x, images.y):
             hashed.update(str(tuple(part.shape)).encode())
             hashed.update(part.cpu().contiguous().numpy().data)
-        hashed.update("\n".join(images.classes).encode())
+        hashed.update("\n".join(images.classes).encode("utf-8", "surrogateescape"))
     return hashed.hexdigest()[:16]
 
 

@@ -119,7 +119,10 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         InputError: the lock cannot be had, a folder in its place, say.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{path.parent}: not a folder") from error
     lock: BaseFileLock = FileLock(f"{path}.lock")
     try:
         _acquire(lock)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import datasets, registry
+from . import datasets, models, registry
 from .api import Attack, Defense
 from .devices import pick_device
 from .engine import Audit, Engine, Progress, check_per_class, seed_of
@@ -97,7 +97,7 @@ class Lab:
 
         Raises:
             InputError: data that cannot be read, a trigger that does not fit, a rate that the pool
-                cannot give, too few clean images.
+                cannot give, too few clean images, a network that does not take the images.
         """
         cell, rules, train = self.cell, self.rules, self.clean[0]
         held = train.y[self.held]
@@ -112,6 +112,7 @@ class Lab:
         if defense.clean_per_class:
             counts = held.bincount(minlength=len(train.classes)).tolist()
             check_per_class(counts, defense.clean_per_class, train.classes, rules)
+        models.check_use(rules.model, len(train.classes), *train.x.shape[2:])
         first = train.x[(~self.held).nonzero()[0]]
         # the choice needs labels alone
         rest = Images(first, train.y[~self.held], train.classes)

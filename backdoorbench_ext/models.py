@@ -108,7 +108,9 @@ class Net(nn.Module):
         self.register_buffer("mean", mean.view(1, 3, 1, 1) if mean is not None else None)
         self.register_buffer("std", std.view(1, 3, 1, 1) if std is not None else None)
         self.backbone = create(name, outputs, pretrained)
-        self.num_features: int = self.backbone.num_features
+        # some have a hidden layer between the pooled features and the classifier
+        hidden = getattr(self.backbone, "head_hidden_size", None)
+        self.num_features: int = hidden or self.backbone.num_features
         told = getattr(self.backbone, "pretrained_cfg", {})
         self.side: int | None = told["input_size"][-1] if told.get("fixed_input_size") else None
 
@@ -229,6 +231,35 @@ def unpack(data: bytes) -> tuple[Net, str] | None:
     except Exception as error:
         raise InputError(f"not a network of ours ({reason(error)})") from error
     return net.eval(), told["model"]
+
+
+@lru_cache(maxsize=64)
+@torch.no_grad()
+def check_use(name: str, classes: int, height: int, width: int) -> None:
+    """Try a network on two images.
+
+    Raises:
+        InputError: it does not take images of that size, or has no embedding of ``num_features``
+            that one linear layer makes its logits of, which defenses work on.
+    """
+    if name in NETWORKS:
+        return
+    net = Net(name, classes).eval()
+    x = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    try:
+        z = net.features(x)
+        if z.shape != (2, net.num_features):
+            raise ValueError(f"its embedding has the shape {tuple(z.shape[1:])}")
+        logits = net.head(z)
+        if not isinstance(net.backbone, TorchvisionNet):
+            seen = F.interpolate(x, (net.side, net.side), mode="bilinear") if net.side else x
+            if not torch.allclose(logits, net.backbone(seen), atol=1e-4):
+                raise ValueError("its logits are not one linear layer of its embedding")
+    # whatever a network's own code brings about
+    except Exception as error:
+        raise InputError(
+            f"{name} cannot be used on images of {width}x{height}: {reason(error)}"
+        ) from error
 
 
 @lru_cache(maxsize=64)

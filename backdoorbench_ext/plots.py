@@ -17,9 +17,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 
 from . import gather
-from .errors import InputError
+from .errors import InputError, one_line
 from .files import write_whole
 from .frame import Key, frame, summary
 from .layout import present
@@ -423,6 +424,7 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("pdf", "png")) ->
     # dates would make every file another one
     dates: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     # the kind of font is read when a file is written
+    _draw_as_text(figure)
     with plt.rc_context(STYLE), warnings.catch_warnings():
         # of letters that no font here has
         warnings.filterwarnings("ignore", "Glyph .* missing")
@@ -435,9 +437,16 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("pdf", "png")) ->
     return files
 
 
+def _draw_as_text(figure: Figure) -> None:
+    """Write out what no font has: control characters, bytes of paths that are no UTF-8."""
+    for text in figure.findobj(Text):
+        text.set_text("\n".join(map(one_line, text.get_text().split("\n"))))
+
+
 def svg(figure: Figure) -> bytes:
     """A figure as SVG, its letters as paths, which looks alike everywhere; the figure is closed."""
     buffer = io.BytesIO()
+    _draw_as_text(figure)
     with plt.rc_context({"svg.hashsalt": "bbx"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -11,7 +11,16 @@ from typing import Any
 
 # networks of ours, registered in timm by ``models``
 NETWORKS = ("cnn5", "wrn16_1", "wrn40_1", "t2t_vit_14", "resnet18_cifar", "preactresnet18")
+OPTIMIZERS = ("sgd", "adam", "adamw", "adadelta")
 SCHEDULES = ("step", "cosine", "one-cycle", "constant")
+
+
+def _in_range(rules: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Raises: ValueError: a field that lies outside its range."""
+    for name, (low, high) in ranges.items():
+        value = getattr(rules, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name} must lie in [{low}, {high}], not {value}")
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,12 @@ class Recipe:
             raise ValueError(
                 f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}"
             )
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}"
+            )
+        _in_range(self, {"epochs": (1, 10**6), "batch_size": (1, 10**6), "lr": (0, 10**3)})
+        _in_range(self, {"momentum": (0, 1), "weight_decay": (0, 10**3)})
 
     def lr_at(self, done: float) -> float:
         """The learning rate when the share ``done`` in [0, 1) of the steps has been taken."""
@@ -97,9 +112,13 @@ class Protocol:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _in_range(self, {"crop": (0, 512), "cutout": (0, 4096), "target": (0, 10**6)})
+        _in_range(self, {"reserve": (0, 0.9)})
         # JSON knows no tuples
         if not isinstance(self.normalise, bool):
             mean, std = self.normalise
+            if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+                raise ValueError("normalise must be three means and three positive deviations")
             object.__setattr__(self, "normalise", (tuple(mean), tuple(std)))
 
     def on(self, dataset: str) -> Protocol:

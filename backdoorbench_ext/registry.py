@@ -260,6 +260,9 @@ def create(kind: str, text: str) -> Any:
         return cls(**options)
     except ValueError as error:
         raise InputError(f"{name}: {error}") from None
+    # a plugin's own
+    except Exception as error:
+        raise InputError(f"{name} cannot be made: {told(error)}") from error
 
 
 def add_file(path: Path) -> list[tuple[str, str]]:

@@ -127,18 +127,19 @@ def _latex_row(table: Layout, line: Line, columns: int) -> str:
 def markdown(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) -> str:
     """The same table for a README or an issue."""
     table = layout(records, suite, metrics)
-    dress = {"best": "**%s**", "second": "<u>%s</u>", "": "%s"}
     head = _titles(table)
-    head += [f"{name} {m.title} {m.arrow}" for name in table.groups for m in metrics]
-    rows = [
-        [*_start(table, line), *(dress[mark] % text for cell in line.cells for text, mark in cell)]
-        for line in table.lines
-    ]
+    head += [f"{_plain(name)} {m.title} {m.arrow}" for name in table.groups for m in metrics]
+    rows = [[*map(_plain, _start(table, line)), *_numbers(line)] for line in table.lines]
     if table.given:
         gaps = [""] * (len(metrics) - 1)
         rows.append(["Clean images", *(text for n in table.given for text in (n, *gaps))])
     left = [True] + [False] * (len(head) - 1)
-    return _markdown(head, rows, left) + f"\n\n{caption(records, suite, metrics)}\n"
+    return _markdown(head, rows, left) + f"\n\n{_plain(caption(records, suite, metrics))}\n"
+
+
+def _numbers(line: Line) -> list[str]:
+    dress = {"best": "**%s**", "second": "<u>%s</u>", "": "%s"}
+    return [dress[mark] % text for cell in line.cells for text, mark in cell]
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[bool]) -> str:
@@ -146,6 +147,11 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence
     rule = ["---" if words else "---:" for words in left]
     full = [[*row, *[""] * (len(head) - len(row))] for row in rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *full])
+
+
+def _plain(text: str) -> str:
+    """Text -> Markdown that is neither HTML nor another cell."""
+    return text.replace("<", "&lt;").replace("|", "\\|")
 
 
 def against(records: Sequence[Record], suite: Suite) -> list[dict[str, Any]]:

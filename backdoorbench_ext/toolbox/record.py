@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +86,9 @@ def load(file: Path) -> Any:
     regular(file)
     try:
         _check_archive(file)
-        with torch.serialization.safe_globals(allowed()):
+        with torch.serialization.safe_globals(allowed()), warnings.catch_warnings():
+            # of other versions of pickle
+            warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     # whatever damaged bytes bring about, from zip, pickle or torch
     except Exception as error:
@@ -95,9 +98,10 @@ def load(file: Path) -> Any:
                 f"{file}: refused, it holds {named[1]}, which a record does not need; nothing was "
                 "executed"
             ) from error
-        raise InputError(
-            f"{file}: damaged, or no file of torch.save ({told(error)[:200]})"
-        ) from error
+        # PyTorch goes on to advise to load it without care: that is not passed on
+        inner = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+        why = f"{type(error).__name__}: {inner[1]}" if inner else told(error)
+        raise InputError(f"{file}: damaged, or no file of torch.save ({why[:200]})") from error
 
 
 def _check_archive(file: Path) -> None:
@@ -384,6 +388,7 @@ def _arrays(key: str, part: Any, must: Must) -> tuple[Any, Any, Any]:
     )
     inside = index.dtype.kind in "iu" and bool(((index >= 0) & (index < len(replaced))).all())
     must(inside, f"{key}: original_index_array points outside the {len(replaced)} images")
+    must(len(np.unique(index)) == len(index), f"{key}: original_index_array names an image twice")
     must(
         isinstance(container, dict) and isinstance(container.get("data_dict"), dict),
         f"{key}: bd_data_container lacks its data_dict",
