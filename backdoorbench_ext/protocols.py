@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from .errors import InputError
+
 # networks of ours, registered in timm by ``models``
 NETWORKS = ("cnn5", "wrn16_1", "wrn40_1", "t2t_vit_14", "resnet18_cifar", "preactresnet18")
 OPTIMIZERS = ("sgd", "adam", "adamw", "adadelta")
@@ -16,11 +18,11 @@ SCHEDULES = ("step", "cosine", "one-cycle", "constant")
 
 
 def _in_range(rules: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Raises: ValueError: a field that lies outside its range."""
+    """Raises: InputError: a field that lies outside its range."""
     for name, (low, high) in ranges.items():
         value = getattr(rules, name)
         if not low <= value <= high:
-            raise ValueError(f"{name} must lie in [{low}, {high}], not {value}")
+            raise InputError(f"{name} must lie in [{low}, {high}], not {value}")
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
-            raise ValueError(
+            raise InputError(
                 f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}"
             )
         if self.optimizer not in OPTIMIZERS:
-            raise ValueError(
+            raise InputError(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}"
             )
         _in_range(self, {"epochs": (1, 10**6), "batch_size": (1, 10**6), "lr": (0, 10**3)})
@@ -118,7 +120,7 @@ class Protocol:
         if not isinstance(self.normalise, bool):
             mean, std = self.normalise
             if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-                raise ValueError("normalise must be three means and three positive deviations")
+                raise InputError("normalise must be three means and three positive deviations")
             object.__setattr__(self, "normalise", (tuple(mean), tuple(std)))
 
     def on(self, dataset: str) -> Protocol:

@@ -552,6 +552,8 @@ def test_a_terminal_without_arrows(done, monkeypatch):
         ),
         ("run", "--dataset", "folder:~nobody/x", "--attacks", "badnets", "--defenses", "none"),
         ("run", "--dataset", "npz:a\nb", "--attacks", "badnets", "--defenses", "none"),
+        ("run", "demo", "--epochs", "9" * 30),
+        ("run", "demo", "--target", "-1"),
         ("table", "/dev/null"),
         ("list", "--plugin", "/proc/self/mem"),
     ],
