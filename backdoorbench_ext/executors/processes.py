@@ -10,6 +10,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,9 @@ class Worker:
         self.line, theirs = context.Pipe()
         self.group: list[Cell] = []
         self.process = context.Process(target=_live, args=(theirs, work, threads))
-        # Ctrl-C is the parent's affair; a process inherits what is blocked when it starts
+        # Ctrl-C is the parent's affair; a process inherits what is blocked when it starts. The
+        # tracker's own start, within that of a process, would unblock it again.
+        resource_tracker.ensure_running()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()
