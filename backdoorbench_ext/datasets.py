@@ -36,6 +36,8 @@ DOWNLOADS = {
     "gtsrb": "GTSRB, 263 MiB",
     "imagenette": "Imagenette, 1.45 GiB",
 }
+# what torchvision unpacks its files into
+FOLDERS = ("cifar-10-batches-py", "gtsrb", "imagenette2")
 # the order of a folder's classes, where it is not that of their names
 CLASSES = "classes.json"
 # pixels of a side that images may be brought to
@@ -293,6 +295,8 @@ def _known(name: str, root: Path | None, download: bool, options: dict[str, obje
         words = " to download into" if download else ""
         raise InputError(f"{name} needs --data DIR, the folder of its files{words}")
     size = options.pop("size", SIDES.get(name))
+    if not root.is_dir() and not download:
+        raise InputError(f"--data {root}: no such folder")
     if (root / f"{name}.npz").is_file():
         return _npz(root / f"{name}.npz")
     if download:
@@ -304,8 +308,12 @@ def _known(name: str, root: Path | None, download: bool, options: dict[str, obje
         raise
     # torchvision raises plain RuntimeError for missing, pickle and zip errors for damaged files
     except Exception as error:
+        # torchvision's advice is for those who call it
+        why = reason(error).partition(" You can use download")[0]
         hint = "" if download else f"; --download fetches {DOWNLOADS[name]}, into it"
-        raise InputError(f"{name}: not readable in {root} ({reason(error)}){hint}") from error
+        if root.name in FOLDERS:
+            hint = f"; give the folder that {root.name} lies in"
+        raise InputError(f"{name}: not readable in {root} ({why}){hint}") from error
 
 
 def _torchvision(name: str, root: Path, download: bool, size: object) -> Splits:

@@ -44,7 +44,8 @@ def nearest(name: str, known: Iterable[str], kind: str) -> InputError:
     """The error for an unknown name: the near match and the list."""
     known = sorted(known)
     # of names longer than any of ours nothing is near
-    near = difflib.get_close_matches(name, known, n=1) if len(name) < 200 else []
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    lower = {one.lower(): one for one in reversed(known)}
+    near = difflib.get_close_matches(name.lower(), lower, n=1) if len(name) < 200 else []
+    hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
     shown = name if len(name) < 200 else f"{name[:200]}..."
     return InputError(f"no {shown!r} among the {kind}.{hint} Known: {', '.join(known)}")

@@ -145,6 +145,14 @@ def test_layouts_that_people_have(tree):
     (tree / "images").rename(images / "images")
     with pytest.raises(InputError, match="one folder deeper, in images/"):
         datasets.load(f"folder:{tree}")
+    inner = tree / "cifar-10-batches-py"
+    with pytest.raises(InputError, match="no such folder"):
+        datasets.load("cifar10", inner)
+    inner.mkdir()
+    with pytest.raises(InputError, match="give the folder that cifar-10-batches-py lies in"):
+        datasets.load("cifar10", inner)
+    with pytest.raises(InputError, match="Did you mean 'cifar10'"):
+        datasets.load("CIFAR10", tree)
 
 
 # arrays
