@@ -262,12 +262,20 @@ def check_use(name: str, classes: int, height: int, width: int) -> None:
         ) from error
 
 
+def shell(name: str, outputs: int) -> Net:
+    """A network that takes no memory, for the shapes of its tensors."""
+    try:
+        with torch.device("meta"):
+            return Net(name, outputs)
+    except NotImplementedError:
+        # torchvision's RegNets compute while they are built
+        return Net(name, outputs)
+
+
 @lru_cache(maxsize=64)
 def size(name: str) -> int:
-    """Numbers in a network with ten outputs, of which nothing is kept in memory."""
-    with torch.device("meta"):
-        net = create(name, 10)
-    return sum(tensor.numel() for tensor in net.state_dict().values())
+    """Numbers in a network with ten outputs."""
+    return sum(tensor.numel() for tensor in shell(name, 10).state_dict().values())
 
 
 def parameters(net: nn.Module) -> int:

@@ -596,6 +596,12 @@ def test_networks_are_tried_before_the_first_epoch():
         models.check_use("inception_v3", 3, 32, 32)
 
 
+@pytest.mark.parametrize("name", ["wrn16_1", "torchvision:regnet_x_400mf"])
+def test_the_size_of_a_network_that_is_not_built(name):
+    built = models.Net(name, 10).state_dict().values()
+    assert models.size(name) == sum(tensor.numel() for tensor in built)
+
+
 # two at once
 
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from .. import models, registry
 from ..engine import Progress
 from ..errors import InputError
@@ -18,7 +16,7 @@ from ..lab import Lab
 from ..models import Net
 from ..options import Options
 from ..protocols import Protocol
-from ..suite import Cell, Suite
+from ..suite import Cell, Suite, file_name
 from ..work import counts
 from . import record
 
@@ -106,10 +104,8 @@ def defending(
         )
     model = record.our_model(source.model_name)
     models.check(model)
-    # its shapes are compared before any memory is asked for
-    with torch.device("meta"):
-        net = Net(model, source.classes)
-    source.fit_to(net)
+    # before any memory is asked for
+    source.fit_to(models.shell(model, source.classes))
     target = source.targets[0] if len(source.targets) == 1 else protocol.target
     known = {
         name: {**fields, **({"model": model} if "model" in fields else {})}
@@ -119,7 +115,7 @@ def defending(
         # the same images by another name keep the normalisation
         known[dataset.partition("[")[0]] = known[source.dataset]
     rules = replace(protocol, model=model, target=target, overrides=known)
-    name = f"defend-{folder.resolve().name}"
+    name = f"defend-{file_name(folder.resolve().name)}"
     return Suite(
         name,
         rules,
