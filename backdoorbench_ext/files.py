@@ -75,6 +75,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             raise InputError(f"{path} exists already; give another name")
         part.rename(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         with suppress(OSError):
             remove(part)

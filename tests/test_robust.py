@@ -618,5 +618,8 @@ def test_a_folder_that_another_has_written_meanwhile(tmp_path):
         (part / "x").write_text("ours")
         made.mkdir()
         (made / "x").write_text("theirs")
+    with pytest.raises(OSError) as full, files.whole_folder(tmp_path / "other"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert full.value.filename == str(tmp_path / "other")
     assert (made / "x").read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
