@@ -26,6 +26,8 @@ from backdoorbench_ext.work import Outcome, Tell, Work
 
 # how often a cell whose process died is begun again: what killed it may have been another's memory
 RETRIES = 1
+# what ends a worker, too, if somebody sends it
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,11 @@ class Worker:
         self.line, theirs = context.Pipe()
         self.group: list[Cell] = []
         self.process = context.Process(target=_live, args=(theirs, work, threads))
-        # Ctrl-C is the parent's affair; a process inherits what is blocked when it starts. The
-        # tracker's own start, within that of a process, would unblock it again.
+        # A start that is interrupted leaves a process that complains. What is blocked then stays
+        # so in the process: Ctrl-C is its parent's affair. The tracker's own start, within that of
+        # a process, would unblock it.
         resource_tracker.ensure_running()
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *ENDING})
         try:
             self.process.start()
         finally:
@@ -146,12 +149,13 @@ class Worker:
     def end(self) -> None:
         """Closing the line ends the process at once, whatever it is at."""
         self.line.close()
-        self.process.join(10)
+        self.process.join(1)
         self.process.kill()
 
 
 def _live(line: Connection[Any, Any], work: Work, threads: int) -> None:
     """A worker's life."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     tasks: queue.SimpleQueue[list[Cell]] = queue.SimpleQueue()
 
     def listen() -> None:
