@@ -26,7 +26,7 @@ from . import __version__, catalogue, metrics, records, registry, suite
 from .errors import InputError, nearest, one_line, reason
 from .files import locked
 from .options import Options
-from .progress import bars
+from .progress import bars, say
 from .protocols import PROTOCOLS
 from .reading import content
 from .suite import Suite
@@ -147,8 +147,7 @@ Seeds = Annotated[str, typer.Option(help="seeds, e.g. 0,1,2")]
 
 
 def _say(text: str, console: Console = err) -> None:
-    """A line, however long, with nothing in it that a terminal would obey."""
-    console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
+    say(console, text)
 
 
 @app.command("list")

@@ -25,6 +25,7 @@ from .catalogue import DATASETS
 from .digits import digits
 from .errors import InputError, nearest, one_line, reason
 from .images import Images
+from .progress import say
 from .reading import SUFFIXES, arrays, parsed, picture, place
 from .registry import parse
 
@@ -248,8 +249,7 @@ def _pictures(folder: Path) -> list[Path]:
     kinds = Counter(p.suffix or "no suffix" for p in there if p.suffix.lower() not in SUFFIXES)
     if kinds:
         words = ", ".join(f"{n} of {kind}" for kind, n in kinds.items())
-        line = one_line(f"{folder}: left out, since they are no images: {words}")
-        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+        say(Console(stderr=True), f"{folder}: left out, since they are no images: {words}")
     return found
 
 
@@ -300,8 +300,8 @@ def _known(name: str, root: Path | None, download: bool, options: dict[str, obje
     if (root / f"{name}.npz").is_file():
         return _npz(root / f"{name}.npz")
     if download:
-        line = one_line(f"downloading {DOWNLOADS[name]}, into {root}, unless it is there")
-        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+        words = f"downloading {DOWNLOADS[name]}, into {root}, unless it is there"
+        say(Console(stderr=True), words)
     try:
         return _torchvision(name, root, download, size)
     except InputError:

@@ -56,8 +56,11 @@ def write_text(path: Path, text: str) -> None:
 
 def unfinished(path: Path) -> Path:
     """What ``path`` is called while this process writes it."""
-    host = re.sub(r"\W", "_", platform.node())[:40]
-    return path.with_name(f".{path.name[:80]}.{host}.{os.getpid()}")
+    return path.with_name(f".{path.name[:80]}.{_host()}.{os.getpid()}")
+
+
+def _host() -> str:
+    return re.sub(r"\W", "_", platform.node())[:40]
 
 
 @contextmanager
@@ -85,14 +88,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def sweep(folder: Path) -> None:
     """Remove what writers that are no more have left unfinished below a folder."""
-    here = unfinished(Path("x")).name.split(".")[-2]
     for part in folder.rglob(".*.*.*"):
-        host, _, number = part.name.rpartition(".")[0].rpartition(".")[2], "", part.suffix[1:]
+        *_, host, number = part.name.split(".")
         if not number.isdecimal():
             continue
         with suppress(OSError):
             given_up = time.time() - part.stat().st_mtime > GIVEN_UP
-            if given_up or (host == here and not _lives(int(number))):
+            if given_up or (host == _host() and not _lives(int(number))):
                 remove(part)
 
 

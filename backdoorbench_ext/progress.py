@@ -26,6 +26,11 @@ from .errors import one_line
 LINE_EVERY = 60.0
 
 
+def say(console: Console, text: str) -> None:
+    """A line, however long, with nothing in it that a terminal would obey."""
+    console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def bars(console: Console, whole: str = "") -> Iterator[Callable[[str, str, int, int], None]]:
     """What is called with (whose, what, done, in all); a full bar goes, all but that of the
@@ -53,8 +58,6 @@ def bars(console: Console, whole: str = "") -> Iterator[Callable[[str, str, int,
             )
             if name != whole and not console.is_terminal and time.monotonic() - said >= LINE_EVERY:
                 said = time.monotonic()
-                console.print(
-                    f"{name} {done}/{total}", highlight=False, markup=False, soft_wrap=True
-                )
+                say(console, f"{name} {done}/{total}")
 
         yield report

@@ -110,18 +110,9 @@ def parsed(path: Path, kind: Any = Any) -> Any:
     try:
         # a byte order mark is skipped; msgspec itself refuses the bytes of paths that are no UTF-8
         text = data.decode("utf-8-sig")
-        return convert(json.loads(text, parse_constant=_no_number), kind)
+        return msgspec.convert(json.loads(text, parse_constant=_no_number), kind)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON of ours ({reason(error)})") from error
-
-
-def convert(value: Any, kind: Any) -> Any:
-    """What ``json`` has read as another type.
-
-    Raises:
-        ValueError: it is not of that type; says where.
-    """
-    return msgspec.convert(value, kind)
 
 
 def _no_number(text: str) -> None:

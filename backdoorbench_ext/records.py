@@ -8,7 +8,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,7 +17,7 @@ from typing_extensions import NotRequired, TypedDict
 from .errors import InputError, reason
 from .files import write_text
 from .metrics import unpack
-from .reading import Count, Number, Text, convert, parsed
+from .reading import Count, Number, Text, parsed
 from .suite import digest
 
 # 1 had counts alone; 2 holds the hits image by image beside them
@@ -75,7 +75,7 @@ Counts = dict[Text, tuple[Count, Count]]
 class Shape(TypedDict):
     """What must be in a record, and of which types."""
 
-    format: Annotated[int, msgspec.Meta(ge=1, le=FORMAT)]
+    format: int
     spec: Spec
     cell: Names
     metrics: Counts
@@ -103,8 +103,11 @@ def read(path: Path) -> Record:
         InputError: not a record, or another cell's: its name ends in the digest of its spec.
     """
     record: Record = parsed(path, dict[str, Any])
+    form = record.get("format")
+    if type(form) is int and form not in range(1, FORMAT + 1):
+        raise InputError(f"{path}: record format {form}, this version reads up to {FORMAT}")
     try:
-        convert(record, Shape)
+        msgspec.convert(record, Shape)
         counts = [record["metrics"], *record["probes"].values()]
         for name, (found, n) in (pair for own in counts for pair in own.items()):
             if found > n:

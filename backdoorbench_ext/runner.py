@@ -18,7 +18,7 @@ from .executors import Executor
 from .files import sweep, write_whole
 from .lab import Lab, data_digest
 from .options import Options
-from .progress import bars
+from .progress import bars, say
 from .suite import RUNS, Cell, Suite
 from .surroundings import surroundings
 from .work import Outcome, Work
@@ -175,7 +175,7 @@ def _check_place(plan: Plan) -> None:
         free = shutil.disk_usage(plan.folder).free
     except (OSError, ValueError) as error:
         raise InputError(f"--out: nothing can be written ({reason(error)})") from error
-    needed = sum(SMALLEST + (EMBEDDINGS if plan.options.audit else 0) for _ in plan.todo)
+    needed = len(plan.todo) * (SMALLEST + (EMBEDDINGS if plan.options.audit else 0))
     if plan.todo:
         names = {cell.rules.model for cell in plan.todo}
         network = 4 * max(models.size(name) for name in names)
@@ -257,8 +257,7 @@ def run(
                 for outcome in ended:
                     outcomes.append(outcome)
                     told("cells", "", len(outcomes), len(plan.todo))
-                    line = f"[{len(outcomes)}/{len(plan.todo)}] {outcome}"
-                    console.print(line, highlight=False, markup=False, soft_wrap=True)
+                    say(console, f"[{len(outcomes)}/{len(plan.todo)}] {outcome}")
     _clean_up(plan, work)
     return outcomes
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 from unicodedata import category
 
+import msgspec
+
 from . import registry
 from .errors import InputError, told
 from .files import locked, write_text
 from .protocols import NETWORKS, Protocol
-from .reading import Number, Text, convert, parsed
+from .reading import Number, Text, parsed
 
 FILE = "suite.json"
 SPECS = ".specs.json"
@@ -456,9 +458,9 @@ def load(name: str) -> Suite:
 def _read(file: Path) -> Suite:
     grid: dict[str, Any] = parsed(file, dict[str, Any])
     try:
-        given = convert(grid.pop("reported"), Reported)
+        given = msgspec.convert(grid.pop("reported"), Reported)
         reported = {(d, a, f, rate): numbers for d, a, f, rate, numbers in given}
-        suite: Suite = convert(grid, Suite)
+        suite: Suite = msgspec.convert(grid, Suite)
         protocol = suite.protocol
         overrides = {name: _fields(protocol, own) for name, own in protocol.overrides.items()}
         return replace(suite, protocol=replace(protocol, overrides=overrides), reported=reported)
@@ -469,5 +471,5 @@ def _read(file: Path) -> Suite:
 def _fields(protocol: Protocol, own: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a protocol that differ, as they were before JSON."""
     whole = {f.name: getattr(protocol, f.name) for f in fields(protocol)} | dict(own)
-    made = convert({**whole, "recipe": whole["recipe"], "overrides": {}}, Protocol)
+    made = msgspec.convert({**whole, "recipe": whole["recipe"], "overrides": {}}, Protocol)
     return {name: getattr(made, name) for name in own}

@@ -21,11 +21,11 @@ from typing_extensions import TypedDict
 
 from . import registry
 from .engine import Engine, Progress, seed_of
-from .errors import InputError, one_line
+from .errors import InputError
 from .files import locked, remove, write_text
 from .lab import Lab
 from .options import Options
-from .progress import bars
+from .progress import bars, say
 from .reading import parsed
 from .sharing import dropped
 from .suite import Cell, digest
@@ -90,8 +90,7 @@ def cross_validate(
                     kept = {"spec": spec, "folds": folds, "accuracy": done}
                     write_text(file, json.dumps(kept, indent=1, sort_keys=True) + "\n")
                     remove(state)
-                    line = one_line(f"{this}: {100 * done[-1]:.2f}")
-                    console.print(line, highlight=False, markup=False, soft_wrap=True)
+                    say(console, f"{this}: {100 * done[-1]:.2f}")
             results[name] = done
         told("folds", "", folds * len(names), folds * len(names))
     return results
