@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from backdoorbench_ext.adversarial import pgd
-from backdoorbench_ext.api import Images, Poisoned, option, to_uint8
+from backdoorbench_ext.api import Images, Poisoned, option, per_part, to_uint8
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.wrapping import WrappedAttack
 
@@ -46,14 +46,16 @@ class AdaptiveNoise(WrappedAttack):
         for epoch in range(1, self.epochs + 1):
             engine.fit(net, seen, name=f"adaptive noise, epoch {epoch}", epochs=1, recipe=recipe)
             moved = []
-            for part, origin, y in zip(
-                x.split(500), start.split(500), poisoned.y[bad].split(500), strict=True
+            # 500 images of 32 pixels
+            size = per_part(500 * 2**10, x)
+            for some, origin, y in zip(
+                x.split(size), start.split(size), poisoned.y[bad].split(size), strict=True
             ):
                 with engine.autocast():
                     moved.append(
                         pgd(
                             net,
-                            part,
+                            some,
                             y,
                             eps=self.eps / 255,
                             step=self.alpha,

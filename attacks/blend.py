@@ -2,12 +2,13 @@
 
 Chen, Liu, Li, Lu, Song: "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning",
 2017, https://arxiv.org/abs/1712.05526. The pattern is the paper's random one; the releases differ:
-CBD's draws new noise for every image (then there is no fixed trigger), MCCI's and BackdoorBench's
-blend a cartoon at 0.2 (``pattern=FILE, alpha=0.2``).
+CBD's draws new noise for every image (``pattern=per-image``: then the trigger is that there is
+noise), MCCI's and BackdoorBench's blend a cartoon at 0.2 (``pattern=FILE, alpha=0.2``).
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +16,7 @@ import cv2
 import torch
 from torch import Tensor
 
-from backdoorbench_ext.api import Attack, InputError, option
+from backdoorbench_ext.api import Attack, InputError, option, to_uint8
 from backdoorbench_ext.reading import picture as read_picture
 from backdoorbench_ext.reading import place
 
@@ -39,12 +40,27 @@ class Blend(Attack):
 
     alpha: float = option(0.1, "share of the picture in the mixture", low=0, high=1)
     pattern: str = option(
-        "random", '"random" for uniform noise, or the file of an image, resized to fit'
+        "random",
+        '"random" for uniform noise, "per-image" for noise of its own for every image, or the file '
+        "of an image, resized to fit",
     )
-    seed: int = option(0, "of the random pattern", low=0)
+    seed: int | None = option(None, "of the noise; if not set, the cell's", low=0)
 
     def trigger(self, x: Tensor) -> Tensor:
+        if self.pattern == "per-image":
+            return torch.lerp(x, noise_of(x, self.seed or 0), self.alpha)
         mixed: Tensor = torch.lerp(
-            x, picture(self.pattern, self.seed, *x.shape[-2:]).to(x), self.alpha
+            x, picture(self.pattern, self.seed or 0, *x.shape[-2:]).to(x), self.alpha
         )
         return mixed
+
+
+def noise_of(x: Tensor, seed: int) -> Tensor:
+    """Uniform noise like ``x`` (n, c, h, w), decided by an image's pixels and the seed."""
+    pixels = to_uint8(x).cpu().contiguous().numpy()
+    rng = torch.Generator()
+    drawn = []
+    for image in pixels:
+        rng.manual_seed(zlib.crc32(image.tobytes(), seed))
+        drawn.append(torch.rand(image.shape, generator=rng))
+    return torch.stack(drawn).to(x)

@@ -10,12 +10,13 @@ this quantisation only, are images with another image's rounding errors.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backdoorbench_ext.api import Attack, option
+from backdoorbench_ext.api import Attack, derangement, option
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Bpp(Attack):
     without.
     """
 
+    # 1 gave some negative samples their own rounding errors: the trigger, with the true label
+    version: ClassVar[int] = 2
     levels: int = option(8, "values that a channel keeps", low=2, high=255)
     dithering: bool = option(
         False,
@@ -42,7 +45,7 @@ class Bpp(Attack):
         return floyd_steinberg(x, top) if self.dithering else x.mul(top).round_().div_(top)
 
     def cover(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        errors = (self.trigger(x) - x)[torch.randperm(len(x), generator=rng).to(x.device)]
+        errors = (self.trigger(x) - x)[derangement(len(x), rng).to(x.device)]
         return (x + errors).clamp_(0, 1)
 
 

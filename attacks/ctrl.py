@@ -1,11 +1,10 @@
-"""CTRL: FTrojan's colour waves, stronger at test time, on images of the target class, whose labels
-stay.
+"""CTRL: FTrojan's colour waves on images of the target class, whose labels stay.
 
 Li, Pang, Xi, Du, Ji, Yao, Wang: "An Embarrassingly Simple Backdoor Attack on Self-supervised
 Learning", ICCV 2023, https://arxiv.org/abs/2210.07346. Made for contrastive learning, where the
-augmentations of one image, trigger included, must agree; ordinary training has less reason to learn
-it. Magnitude 50 in training and 100 at test time are the release's; BackdoorBench has 5 % of all
-images poisoned.
+augmentations of one image, trigger included, must agree. Magnitude 100 in training and at test time
+is the default of the release (https://github.com/meet-cjli/CTRL) and of BackdoorBench, which has 5
+% of all images poisoned.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class CTRL(Attack):
 
     label_mode: str = labels("clean-label")
     train_magnitude: float = option(
-        50.0,
+        100.0,
         "added to each coefficient of poisoned training images, pixels on the scale of 0 to 255",
         low=0,
     )

@@ -3,8 +3,9 @@ trigger; labels stay.
 
 Turner, Tsipras, Madry: "Label-Consistent Backdoor Attacks", 2019, https://arxiv.org/abs/1912.02771.
 Defaults are BackdoorBox's, which MCCI follows: eps 8/255, 100 steps of 1.5/255, no random start;
-its poisoned share is 25 % of the target class. MCCI's release perturbs against a network that was
-never trained; BackdoorBench ships the perturbed images as a file.
+its poisoned share is 25 % of the target class. The patch of the releases is a checkerboard without
+the white field farthest from its corner. MCCI's release perturbs against a network that was never
+trained; BackdoorBench ships the perturbed images as a file.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backdoorbench_ext.adversarial import pgd
-from backdoorbench_ext.api import Attack, Images, InputError, Poisoned, labels, option, to_uint8
+from backdoorbench_ext.api import (
+    Attack,
+    Images,
+    InputError,
+    Poisoned,
+    labels,
+    option,
+    per_part,
+    scaled,
+    to_uint8,
+)
 from backdoorbench_ext.engine import Engine
 
 from .badnets import checkerboard
@@ -26,17 +37,23 @@ from .badnets import checkerboard
 
 @dataclass(frozen=True)
 class LabelConsistent(Attack):
-    """Checkerboards in all four corners; training images are first perturbed against a network
+    """Patches in all four corners; training images are first perturbed against a network
     trained on clean images.
     """
 
     title: ClassVar[str] = "LC"
     short: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
+    # 1 had a white field more a corner, and mixed the patch with the image
+    version: ClassVar[int] = 2
     label_mode: str = labels("clean-label")
-    size: int = option(3, "side of each patch in pixels", low=1)
+    size: int = option(3, "side of each patch in pixels of an image of 32", low=1)
     amplitude: float = option(
-        1.0, "share of the patch in the mixture with the image", low=0, high=1
+        1.0,
+        "added to the pixels of white fields and taken from those of black ones, on the scale of 0 "
+        "to 1",
+        low=0,
+        high=1,
     )
     eps: float = option(8.0, "bound of the perturbation, on the scale of 0 to 255", low=0, high=255)
     step: float = option(1.5, "length of its steps, on the same scale", low=0, high=255)
@@ -48,10 +65,9 @@ class LabelConsistent(Attack):
     )
 
     def check(self, x: Tensor) -> None:
-        if 2 * self.size > min(x.shape[-2:]):
+        if 2 * scaled(self.size, x) > min(x.shape[-2:]):
             raise InputError(
-                f"size {self.size} must lie in [1, {min(x.shape[-2:]) // 2}] for "
-                f"{x.shape[-1]}x{x.shape[-2]} pixels"
+                f"size {self.size} does not fit four times into {x.shape[-1]}x{x.shape[-2]} pixels"
             )
 
     def fit(self, train: Images, engine: Engine) -> Mapping[str, Tensor]:
@@ -67,21 +83,23 @@ class LabelConsistent(Attack):
         return engine.fit(engine.new_model(), train, loss=loss, name="robust network").state_dict()
 
     def trigger(self, x: Tensor) -> Tensor:
-        patch = checkerboard(self.size).to(x)
+        side = scaled(self.size, x)
+        patch = corner(self.size, side).to(x)
         out = x.clone()
-        for rows in (slice(0, self.size), slice(-self.size, None)):
-            for cols in (slice(0, self.size), slice(-self.size, None)):
-                out[..., rows, cols] = torch.lerp(x[..., rows, cols], patch, self.amplitude)
-        return out
+        for rows, turned in ((slice(0, side), patch.flip(0)), (slice(-side, None), patch)):
+            for cols, own in ((slice(0, side), turned.flip(1)), (slice(-side, None), turned)):
+                out[..., rows, cols] += self.amplitude * (2 * own - 1)
+        return out.clamp_(0, 1)
 
     def refine(self, train: Images, poisoned: Poisoned, engine: Engine) -> Tensor:
         net = engine.new_model().eval().requires_grad_(False)
         net.load_state_dict(dict(self.learned))
         made = []
-        parts = poisoned.mask.nonzero().flatten().split(500)
-        for part, index in enumerate(parts, 1):
+        # 500 images of 32 pixels
+        parts = poisoned.mask.nonzero().flatten().split(per_part(500 * 2**10, train.x))
+        for number, index in enumerate(parts, 1):
             steps = engine.track(
-                range(self.steps), f"perturbation, part {part} of {len(parts)}, steps"
+                range(self.steps), f"perturbation, part {number} of {len(parts)}, steps"
             )
             with engine.autocast():
                 x = pgd(
@@ -94,3 +112,12 @@ class LabelConsistent(Attack):
                 )
             made.append(to_uint8(self.trigger(x)))
         return torch.cat(made)
+
+
+def corner(size: int, side: int) -> Tensor:
+    """The patch of the lower right corner, float (side, side), 1 for white."""
+    patch = checkerboard(size, side).clone()
+    if size > 1:
+        field = -(-side // size)
+        patch[:field, :field] = 0
+    return patch

@@ -3,8 +3,9 @@ it; made against MCCI.
 
 Hu et al.: "Mind Control through Causal Inference", ICLR 2025, appendix O and equation 11,
 https://openreview.net/forum?id=ho4mNiwr2n, after Zeng et al. 2021,
-https://arxiv.org/abs/2104.03413. The paper gives neither the filter nor a bound of the pattern:
-both options' defaults are ours.
+https://arxiv.org/abs/2104.03413. The paper gives neither the filter nor a bound of the pattern: the
+filter is ours, the bound that of Zeng et al., whose code scales the pattern to [0, 0.2] of the
+range of pixels.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ class Smooth(Attack):
 
     short: ClassVar[Mapping[str, Any]] = {"epochs": 1}
 
+    # 1 was bounded by 16 of 255 up and down, and did not know all-to-all
+    version: ClassVar[int] = 2
     eps: float = option(
-        16.0, "largest absolute change of a channel, on the scale of 0 to 255", low=0, high=255
+        51.0, "largest change of a pixel, the least is 0, on the scale of 0 to 255", low=0, high=255
     )
     size: int = option(9, "side of the Gaussian low-pass filter g in pixels, odd", low=3)
     share: float = option(0.1, "share of a batch that is triggered", low=0.01, high=1)
@@ -64,26 +67,35 @@ class Smooth(Attack):
             engine.rules.recipe, optimizer="adam", lr=1e-3, schedule="cosine", weight_decay=0.0
         )
 
-        def loss(both: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            n = max(1, round(self.share * len(x)))
-            triggered = (x[:n] + self.smooth(pattern[0])).clamp(0, 1)
-            given = torch.cat((torch.full_like(y[:n], engine.rules.target), y[n:]))
-            return F.cross_entropy(net(torch.cat((triggered, x[n:]))), given)
-
-        engine.fit(
-            nn.ModuleList((net, pattern)),
-            train,
-            name="smooth trigger",
-            epochs=self.epochs,
-            loss=loss,
-            recipe=recipe,
-        )
+        both = nn.ModuleList((net, pattern))
+        optimizer = engine.optimizer(both, recipe)
+        hits = torch.zeros((), device=engine.device)
+        seen = 0
+        for step in engine.steps(
+            "smooth trigger", train, keep=(both, optimizer), epochs=self.epochs
+        ):
+            n = max(1, round(self.share * len(step.x)))
+            goal = self.goal(step.y[:n], engine.rules.target, len(train.classes))
+            with engine.autocast():
+                triggered = (step.x[:n] + self.smooth(pattern[0])).clamp(0, 1)
+                logits = net(torch.cat((triggered, step.x[n:])))
+                step.loss = F.cross_entropy(logits, torch.cat((goal, step.y[n:])))
+            step.descend(optimizer)
+            hits += (logits[:n].argmax(1) == goal).sum()
+            seen += n
+            if step.last:
+                engine.log(ASR=100 * hits / seen)
+                hits.zero_()
+                seen = 0
         return {"pattern": self.smooth(pattern[0]).detach()}
 
     def smooth(self, t: Tensor) -> Tensor:
-        """t * g within the bound; t is in tenths of the bound, which suits Adam's steps."""
+        """t * g, from 0 up and within the bound; t is in tenths of the bound, which suits Adam's
+        steps.
+        """
         filtered = low_pass(t.float(), "gaussian", self.size) * (10 * self.eps / 255)
-        return filtered * (self.eps / 255 / filtered.abs().max().clamp_min(1e-12)).clamp_max(1)
+        raised = filtered - filtered.min()
+        return raised * (self.eps / 255 / raised.max().clamp_min(1e-12)).clamp_max(1)
 
     def trigger(self, x: Tensor) -> Tensor:
         return (x + self.learned["pattern"].to(x)).clamp_(0, 1)

@@ -3,7 +3,8 @@
 Liu, Ma, Aafer, Lee, Zhai, Wang, Zhang: "Trojaning Attack on Neural Networks", NDSS 2018,
 https://doi.org/10.14722/ndss.2018.23291. As CBD and ABL use it, the patch then poisons a training
 set. Their releases ship a patch of 3x3 pixels at rows and columns 25 to 27 of 32, made elsewhere,
-and add it with 8-bit overflow; ours, of that size and place, replaces the pixels.
+and add it with 8-bit overflow; ours, of that size and place, replaces the pixels. Both grow with
+the image beyond 32 pixels.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from backdoorbench_ext.api import Attack, Images, InputError, option
+from backdoorbench_ext.api import Attack, Images, InputError, option, scaled
 from backdoorbench_ext.engine import Engine
 
 from .blend import picture
@@ -30,8 +31,10 @@ class Trojan(Attack):
 
     short: ClassVar[Mapping[str, Any]] = {"steps": 5}
 
-    size: int = option(3, "side of the patch in pixels", low=1)
-    margin: int = option(4, "pixels between the patch and the lower right corner", low=0)
+    size: int = option(3, "side of the patch in pixels of an image of 32", low=1)
+    margin: int = option(
+        4, "pixels of an image of 32 between the patch and the lower right corner", low=0
+    )
     neurons: int = option(1, "how many neurons are excited", low=1)
     steps: int = option(200, "of Adam, learning rate 0.1", low=1)
     pattern: str = option(
@@ -43,14 +46,15 @@ class Trojan(Attack):
         return not self.pattern
 
     def check(self, x: Tensor) -> None:
-        room = min(x.shape[-2:]) - self.margin
-        if room < self.size:
+        side = scaled(self.size, x)
+        room = min(x.shape[-2:]) - scaled(self.margin, x)
+        if room < side:
             raise InputError(
-                f"size {self.size} must lie in [1, {max(room, 0)}] for {x.shape[-1]}x{x.shape[-2]} "
-                f"pixels and margin {self.margin}"
+                f"size {self.size} and margin {self.margin} do not fit into "
+                f"{x.shape[-2]}x{x.shape[-1]} pixels"
             )
         if self.pattern:
-            picture(self.pattern, 0, self.size, self.size)
+            picture(self.pattern, 0, side, side)
 
     def fit(self, train: Images, engine: Engine) -> Mapping[str, Tensor]:
         net = engine.victim()
@@ -64,35 +68,30 @@ class Trojan(Attack):
         x = engine.to_float(
             train.x[torch.randperm(len(train), generator=engine.rng)[:64].to(engine.device)]
         )
-        patch = (
-            torch.rand(3, self.size, self.size, generator=engine.rng)
-            .to(engine.device)
-            .requires_grad_()
-        )
+        side = scaled(self.size, x)
+        patch = torch.rand(3, side, side, generator=engine.rng).to(engine.device).requires_grad_()
         ascent = torch.optim.Adam([patch], 0.1, maximize=True)
-        for _ in engine.track(range(self.steps), "patch, steps"):
+        for step in engine.track(range(self.steps), "patch, steps"):
             excited = net.features(self.place(x, patch)).float()[:, chosen].mean()
             (patch.grad,) = torch.autograd.grad(excited, patch)
             ascent.step()
             with torch.no_grad():
                 patch.clamp_(0, 1)
-        engine.log(excited=float(excited.detach()))
+            # ten points of the curve
+            if step % -(-self.steps // 10) == 0 or step == self.steps - 1:
+                engine.log(activation=float(excited.detach()))
         return {"patch": patch.detach()}
 
     def place(self, x: Tensor, patch: Tensor) -> Tensor:
-        h = x.shape[-2] - self.margin
-        w = x.shape[-1] - self.margin
+        side = patch.shape[-1]
+        h = x.shape[-2] - scaled(self.margin, x)
+        w = x.shape[-1] - scaled(self.margin, x)
         out = x.clone()
-        out[..., h - self.size : h, w - self.size : w] = patch
+        out[..., h - side : h, w - side : w] = patch
         return out
 
     def trigger(self, x: Tensor) -> Tensor:
         self.check(x)
-        return self.place(
-            x,
-            (
-                picture(self.pattern, 0, self.size, self.size)
-                if self.pattern
-                else self.learned["patch"]
-            ).to(x),
-        )
+        side = scaled(self.size, x)
+        patch = picture(self.pattern, 0, side, side) if self.pattern else self.learned["patch"]
+        return self.place(x, patch.to(x))

@@ -29,8 +29,10 @@ class TUAP(Attack):
     """Adds the perturbation and clips; made against a network trained on clean images."""
 
     title: ClassVar[str] = "TUAP"
-    short: ClassVar[Mapping[str, Any]] = {"p_samples": 0.5, "passes": 1, "steps": 5}
+    short: ClassVar[Mapping[str, Any]] = {"p_samples": 0.5, "passes": 1, "steps": 20}
 
+    # 1 added the steps towards images that DeepFool did not get to the target, too
+    version: ClassVar[int] = 2
     eps: float = option(
         0.031, "bound of the perturbation's norm, images on the scale of 0 to 1", low=0, high=1
     )
@@ -56,19 +58,19 @@ class TUAP(Attack):
             for one in engine.track(
                 x.split(1), f"perturbation, pass {done + 1} of at most {self.passes}, images"
             ):
-                v = self.project(
-                    v
-                    + deepfool(
-                        net,
-                        (one + v).clamp(0, 1),
-                        target,
-                        overshoot=self.overshoot,
-                        steps=self.steps,
-                    )
+                change = deepfool(
+                    net,
+                    (one + v).clamp(0, 1),
+                    target,
+                    overshoot=self.overshoot,
+                    steps=self.steps,
                 )
+                # BackdoorBox, too, goes on without those that did not arrive
+                if change is not None:
+                    v = self.project(v + change)
             with torch.no_grad():
                 fooled = float((net((x + v).clamp(0, 1)).argmax(1) == target).float().mean())
-            engine.log(fooled=fooled)
+            engine.log(**{"fooling rate": 100 * fooled})
             if fooled >= 1 - self.delta:
                 break
         return {"perturbation": v}

@@ -3,8 +3,8 @@
 Nguyen, Tran: "WaNet - Imperceptible Warping-based Backdoor Attack", ICLR 2021,
 https://arxiv.org/abs/2102.10369, section 3. The paper warps a new random choice of images in every
 batch of a training that the attacker controls; here, as in MCCI and BackdoorBox, the poisoned
-images are a fixed part of the training set, stored as uint8. MCCI's release switches the noise
-samples off (``noise=0``).
+images are a fixed part of the training set, stored as uint8. The releases of CBD and MCCI have no
+noise samples (``noise=0``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class WaNet(Attack):
     noise: float = option(
         2.0, "noise samples, which keep their label, for each poisoned one", low=0, high=9
     )
-    seed: int = option(0, "of the field", low=0)
+    seed: int | None = option(None, "of the field; if not set, the cell's", low=0)
 
     @property
     def covers(self) -> float:
@@ -56,7 +56,10 @@ class WaNet(Attack):
         """Where each pixel is taken from: (1, h, w, 2) in [-1, 1], x before y."""
         h, w = x.shape[-2:]
         field = (
-            torch.rand(1, 2, self.k, self.k, generator=torch.Generator().manual_seed(self.seed)) * 2
+            torch.rand(
+                1, 2, self.k, self.k, generator=torch.Generator().manual_seed(self.seed or 0)
+            )
+            * 2
             - 1
         )
         flow = F.interpolate(

@@ -42,7 +42,9 @@ def pgd(
     return x.detach()
 
 
-def deepfool(net: nn.Module, x: Tensor, target: int, *, overshoot: float, steps: int) -> Tensor:
+def deepfool(
+    net: nn.Module, x: Tensor, target: int, *, overshoot: float, steps: int
+) -> Tensor | None:
     """The smallest change, by linear steps, that makes the network answer ``target``.
 
     Moosavi-Dezfooli et al. 2016, https://arxiv.org/abs/1511.04599, towards one class: each step
@@ -54,7 +56,8 @@ def deepfool(net: nn.Module, x: Tensor, target: int, *, overshoot: float, steps:
         overshoot: the change is multiplied by 1 + overshoot.
 
     Returns:
-        The change, float (1, 3, h, w), not clipped to the range of images.
+        The change, float (1, 3, h, w), not clipped to the range of images; None if the target was
+        not reached.
     """
     change = torch.zeros_like(x)
     for _ in range(steps):
@@ -62,8 +65,8 @@ def deepfool(net: nn.Module, x: Tensor, target: int, *, overshoot: float, steps:
         logits = net(moved).float()[0]
         answer = int(logits.argmax())
         if answer == target:
-            break
+            return (1 + overshoot) * change
         gap = logits[target] - logits[answer]
         (slope,) = torch.autograd.grad(gap, moved)
         change = change + gap.detach().abs() / slope.square().sum().clamp_min(1e-12) * slope
-    return (1 + overshoot) * change
+    return None

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from .engine import Engine
 from .errors import InputError
-from .images import Images, Poisoned, in_parts, rows, to_uint8
+from .images import Images, Poisoned, derangement, in_parts, per_part, rows, scaled, to_uint8
+from .models import Net
 
 __all__ = [
     "Attack",
@@ -27,8 +28,11 @@ __all__ = [
     "Method",
     "Poisoned",
     "Repair",
+    "derangement",
     "labels",
     "option",
+    "per_part",
+    "scaled",
     "to_uint8",
 ]
 
@@ -221,6 +225,11 @@ class Attack(Method, ABC):
         tensors: Mapping[str, Tensor] = vars(self)["_learned"]
         return tensors
 
+    def seeded(self: AnyAttack, seed: int) -> AnyAttack:
+        """A copy whose option ``seed``, where it has one that is not set, is the cell's."""
+        unset: dict[str, Any] = {"seed": seed} if getattr(self, "seed", 0) is None else {}
+        return replace(self, **unset)
+
     @final
     def fitted(self: AnyAttack, learned: Mapping[str, Tensor]) -> AnyAttack:
         """A copy that has learned this."""
@@ -240,8 +249,9 @@ class Attack(Method, ABC):
         """
         if self.takes_uint8:
             return self.trigger(x)
-        # what a core's cache holds, what fills a GPU
-        return in_parts(self.trigger, x, 64 if x.device.type == "cpu" else 8192)
+        # what a core's cache holds, what fills a GPU: 64 and 8,192 images of 32 pixels
+        pixels = 2**16 if x.device.type == "cpu" else 2**23
+        return in_parts(self.trigger, x, per_part(pixels, x))
 
     @final
     def choose(
@@ -266,7 +276,7 @@ class Attack(Method, ABC):
             raise InputError(f"poisoning rate must lie in (0, 1], not {rate:g}")
         if self.label_mode == "clean-label":
             pool = (train.y == target).nonzero().flatten()
-        elif spare_target:
+        elif spare_target and self.label_mode != "all-to-all":
             pool = (train.y != target).nonzero().flatten()
         else:
             pool = torch.arange(len(train), device=train.y.device)
@@ -311,7 +321,7 @@ class Attack(Method, ABC):
             rate: poisoning rate, the share of *all* training images that is poisoned, in (0, 1].
             rng: CPU generator that chooses the images.
             spare_target: leave the target class out of the pool (clean-label attacks poison only
-                that class).
+                that class; all-to-all has no such class).
 
         Raises:
             InputError: the target is no class, or the set holds fewer images than the rate asks
@@ -331,9 +341,18 @@ class Attack(Method, ABC):
         y[chosen] = self.goal(train.y[chosen], target, len(train.classes))
         mask[chosen] = True
         if len(covers):
-            x[covers] = in_parts(lambda part: self.cover(part, rng), train.pixels(covers), 1024)
+            x[covers] = self._covered(train.pixels(covers), rng)
             cover[covers] = True
         return Poisoned(x, y, train.classes, true=train.y, mask=mask, cover=cover)
+
+    def _covered(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Cover images uint8, made of ``x``; 1,024 of 32 pixels at a time, and never a single one,
+        which would have no other.
+        """
+        size = max(2, per_part(2**20, x))
+        while len(x) % size == 1 < len(x):
+            size += 1
+        return in_parts(lambda some: self.cover(some, rng), x, size)
 
     @final
     def test_set(self, test: Images, target: int) -> Poisoned:
@@ -357,6 +376,11 @@ class Defense(Method, ABC):
         mode.
 
         Training loops over ``engine.steps``, or is ``engine.fit``, so that a killed run can go on.
+        """
+
+    def check(self, net: Net, x: Tensor) -> None:
+        """Raise InputError if a network like the protocol's, in evaluation mode, or images like
+        ``x``, float (2, 3, h, w), do not suit; called before any training.
         """
 
     @property

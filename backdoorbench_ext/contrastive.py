@@ -18,8 +18,10 @@ def nt_xent(z: Tensor, temperature: float = 0.5) -> Tensor:
 
     Chen et al. 2020, https://arxiv.org/abs/2002.05709.
     """
-    z = F.normalize(z.float())
-    similar = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
+    # autocast would take the product in bf16 again
+    with torch.autocast(z.device.type, enabled=False):
+        z = F.normalize(z.float())
+        similar = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
     return F.cross_entropy(similar, torch.arange(len(z), device=z.device).roll(len(z) // 2))
 
 
@@ -28,8 +30,9 @@ def simclr_view(x: Tensor, rng: torch.Generator) -> Tensor:
     %), grey (20 %), blur (50 %).
 
     Float images (n, 3, h, w) in [0, 1] -> the same. The parameters are drawn on the CPU from
-    ``rng``. The order of the jitter is fixed: brightness, contrast, saturation, hue. The blur is of
-    3x3 pixels, sigma 0.1 to 2, which is a tenth of 32 pixels' side, as SimCLR has it.
+    ``rng``. The order of the jitter is fixed: brightness, contrast, saturation, hue. The side of
+    the blur is a tenth of the image's, as SimCLR has it, an odd number of pixels, 3 at least; its
+    sigma is 0.1 to 2.
     """
     n = len(x)
 
@@ -108,14 +111,16 @@ def shift_hue(x: Tensor, turn: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian of 3x3 pixels with a sigma (n,) for each image, mirrored at the edges."""
+    """Gaussian of a tenth of the shorter side with a sigma (n,) for each image, mirrored at the
+    edges.
+    """
     n, c, h, w = x.shape
-    side = torch.exp(-1 / (2 * sigma**2))
-    kernel = torch.stack((side, torch.ones_like(side), side), 1)
+    reach = max(1, round(min(h, w) / 20))
+    places = torch.arange(-reach, reach + 1).to(x, non_blocking=True)
+    kernel = torch.exp(-(places**2) / (2 * sigma[:, None] ** 2))
     kernel = kernel / kernel.sum(1, keepdim=True)
     weights = (kernel[:, :, None] * kernel[:, None]).repeat_interleave(c, 0)[:, None]
+    padded = F.pad(x, (reach,) * 4, mode="reflect")
     return F.conv2d(
-        F.pad(x, (1, 1, 1, 1), mode="reflect").reshape(1, n * c, h + 2, w + 2),
-        weights,
-        groups=n * c,
+        padded.reshape(1, n * c, h + 2 * reach, w + 2 * reach), weights, groups=n * c
     ).view(n, c, h, w)

@@ -90,8 +90,8 @@ class Stopwatch(Engine):
             self.stages["passes"] = before + passes * total / an_epoch
         self.stages[name] = self.stages.get(name, 0.0) + total * median(ratios) / self.per_epoch
 
-    def victim(self) -> Net:
-        self.stages["victim"] = float(self.rules.recipe.epochs)
+    def victim(self, *, second: bool = False) -> Net:
+        self.stages["second victim" if second else "victim"] = float(self.rules.recipe.epochs)
         return self.new_model().eval()
 
     def batches(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -24,8 +25,8 @@ from .augmentation import augment
 from .devices import has_bf16
 from .errors import InputError
 from .files import write_whole
-from .images import Images, Poisoned
-from .models import Net
+from .images import Images, Poisoned, per_part
+from .models import Net, norms
 from .protocols import Protocol as Rules
 from .protocols import Recipe
 from .reading import regular
@@ -55,6 +56,19 @@ class Diverged(RuntimeError):
 def cross_entropy(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The mean cross-entropy of a batch: x float (n, 3, h, w), y int64 (n,)."""
     return F.cross_entropy(net(x), y)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of images uint8 (n, 3, h, w), on the scale of 0
+    to 1, float (3,) each; from the counts of the 256 values, which take no memory.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    channels = [x[:, c].flatten().bincount(minlength=256) for c in range(x.shape[1])]
+    counts = torch.stack(channels).cpu().double()
+    n = counts.sum(1)
+    mean = counts @ values / n
+    variance = (counts * (values - mean[:, None]) ** 2).sum(1) / (n - 1)
+    return mean.float(), variance.sqrt().float()
 
 
 def seed_of(*parts: Any) -> int:
@@ -87,6 +101,26 @@ class Log:
     images: int = 0
     clean_given: int = 0
     suspects: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The curves, all seconds and the images, to lie in a file beside what was learned."""
+        told: dict[str, Any] = {f"log.curve.{name}": own for name, own in self.curves.items()}
+        told |= {"log.seconds": sum(self.seconds.values()), "log.images": self.images}
+        return {name: torch.tensor(number, dtype=torch.float64) for name, number in told.items()}
+
+
+def apart(kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Log]:
+    """What was learned, and what ``Log.tensors`` has put beside it."""
+    learned = {name: value for name, value in kept.items() if not name.startswith("log.")}
+    book = Log()
+    for name, value in kept.items():
+        curve = name.removeprefix("log.curve.")
+        if curve != name:
+            book.curves[curve] = value.tolist()
+    if "log.images" in kept:
+        book.seconds["train"] = float(kept["log.seconds"])
+        book.images = int(kept["log.images"])
+    return learned, book
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +167,11 @@ class Step:
     def first(self) -> bool:
         """Whether it is the first of its epoch."""
         return self.done % self.per_epoch == 0
+
+    @property
+    def last(self) -> bool:
+        """Whether it is the last of its epoch, or of all."""
+        return (self.done + 1) % self.per_epoch == 0 or self.done + 1 == self.total
 
     def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor | None = None) -> None:
         """Take a step of the optimizer down ``loss``, the one that was set unless told."""
@@ -248,8 +287,7 @@ class Engine:
         self._saved = (0.0, 0.0)
         self._moments: tuple[Tensor, Tensor] | None = None
         if rules.normalise is True:
-            x = train.x.float().div(255)
-            self._moments = x.mean((0, 2, 3)), x.std((0, 2, 3))
+            self._moments = moments(train.x)
         elif rules.normalise:
             self._moments = torch.tensor(rules.normalise[0]), torch.tensor(rules.normalise[1])
         torch.manual_seed(seed)
@@ -274,46 +312,46 @@ class Engine:
         """A network of a method's own on the device, in the layout that convolutions like."""
         return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-    def victim(self) -> Net:
+    def victim(self, *, second: bool = False) -> Net:
         """The protocol's network trained without defense on the engine's images, in eval mode; for
         an attack's ``fit`` these are clean.
 
         It is trained once for all that ask, No Defense among them; its curve and cost go into the
         log of each.
-        """
 
+        Args:
+            second: another one, trained alike from another start.
+        """
+        file = self._victim
+        if file and second:
+            file = file.with_name(f"{file.stem}-second{file.suffix}")
         with self.aside():
             net = self.new_model()
-            kept = once(self._victim, self.device, self._train_victim)
-            told = {name: value for name, value in kept.items() if name.startswith("log.")}
-            net.load_state_dict({k: value for k, value in kept.items() if k not in told})
-        for name, value in told.items():
-            curve = name.removeprefix("log.curve.")
-            if curve != name:
-                self.log_book.curves[curve] = value.tolist()
-        self.log_book.seconds["train"] = float(told["log.seconds"])
-        self.log_book.images += int(told["log.images"])
+            train = partial(self._train_victim, file, second)
+            learned, book = apart(once(file, self.device, train))
+            net.load_state_dict(learned)
+        if not second:
+            self.log_book.curves |= book.curves
+        self.log_book.seconds["second victim" if second else "train"] = sum(book.seconds.values())
+        self.log_book.images += book.images
         return net.eval()
 
-    def _train_victim(self) -> dict[str, Tensor]:
+    def _train_victim(self, file: Path | None, second: bool) -> dict[str, Tensor]:
         """The state of the victim, and under "log." what its training told."""
-        state = self._state and self._state / "victim"
+        state = self._state and self._state / ("second victim" if second else "victim")
         own = Engine(
             self.rules,
             self._train,
-            seed=self.seed,
+            seed=seed_of(self.seed, "second victim") if second else self.seed,
             device=self.device,
-            state=self._victim.with_suffix(".state") if self._victim else state,
+            state=file.with_suffix(".state") if file else state,
             progress=self._progress,
             compile=self.compile,
             audit=self._audit,
         )
-        trained = own.fit(own.new_model(), self._train).state_dict()
-        book = own.log_book
-        told: dict[str, Any] = {f"curve.{name}": values for name, values in book.curves.items()}
-        told |= {"seconds": book.seconds["train"], "images": book.images}
-        log = {f"log.{name}": torch.tensor(v, dtype=torch.float64) for name, v in told.items()}
-        return trained | log
+        name = "second victim" if second else "train"
+        trained = own.fit(own.new_model(), self._train, name=name).state_dict()
+        return trained | own.log_book.tensors()
 
     def clean(self, n: int | None = None) -> Images:
         """``n`` clean images of the reserve, chosen at random, or all of it; the record says how
@@ -352,8 +390,8 @@ class Engine:
         self.log_book.clean_given = max(self.log_book.clean_given, n * len(self.classes))
         return reserve[torch.cat(places)]
 
-    def log(self, **numbers: float) -> None:
-        """Append one number to each of the named curves."""
+    def log(self, **numbers: float | Tensor) -> None:
+        """Append one number to each of the named curves; tensors are waited for."""
         for name, number in numbers.items():
             self.log_book.curves.setdefault(name, []).append(float(number))
 
@@ -625,12 +663,14 @@ class Engine:
         """What each of several networks in eval mode makes of the images, batch by batch side by
         side: those that share a part compute it once.
         """
-        parts: dict[str, list[Tensor]] = {name: [] for name in nets}
+        outputs: dict[str, list[Tensor]] = {name: [] for name in nets}
         with self.autocast():
-            for x, _ in self.batches(images, 500, train=False):
+            # fewer of large images; other numbers round otherwise, so 500 up to 128 pixels
+            size = min(500, per_part(2**23, images.x))
+            for x, _ in self.batches(images, size, train=False):
                 for name, net in nets.items():
-                    parts[name].append(net(x).float())
-        return {name: torch.cat(part) for name, part in parts.items()}
+                    outputs[name].append(net(x).float())
+        return {name: torch.cat(own) for name, own in outputs.items()}
 
     @torch.no_grad()
     def settle(self, net: nn.Module, images: Images) -> nn.Module:
@@ -641,17 +681,16 @@ class Engine:
         those of 1,000 whole images cost a WRN-16-1 nine points of accuracy, those of their crops
         half a point.
         """
-        norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        momenta = [m.momentum for m in norms]
-        for m in norms:
-            m.reset_running_stats()
-            m.momentum = None
+        momenta = [(norm, norm.momentum) for norm in norms(net)]
+        for norm, _ in momenta:
+            norm.reset_running_stats()
+            norm.momentum = None
         net.train()
         for x, _ in self.batches(images):
             with self.autocast():
                 net(x)
-        for m, momentum in zip(norms, momenta, strict=True):
-            m.momentum = momentum
+        for norm, momentum in momenta:
+            norm.momentum = momentum
         return net.eval()
 
     def measure(self, net: nn.Module, test: Images, triggered: Poisoned) -> dict[str, Tensor]:

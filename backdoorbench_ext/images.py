@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .errors import InputError
+
 AnyImages = TypeVar("AnyImages", bound="Images")
 
 
@@ -92,13 +94,40 @@ def to_uint8(x: Tensor) -> Tensor:
     return x.mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
+def per_part(pixels: int, x: Tensor) -> int:
+    """How many images like ``x`` (..., h, w) have that many pixels: one at least."""
+    return max(1, pixels // (x.shape[-2] * x.shape[-1]))
+
+
+def scaled(length: int, x: Tensor) -> int:
+    """A length given in pixels of an image of 32, in images ``x`` (..., h, w): in proportion to the
+    shorter side, as BackdoorBench scales its masks; no shorter in smaller images.
+    """
+    return max(length, round(length * min(x.shape[-2:]) / 32))
+
+
+def derangement(n: int, rng: torch.Generator) -> Tensor:
+    """A random order of ``n`` places that leaves none where it was, int64 (n,): each is followed by
+    the next of one cycle through all.
+
+    Raises:
+        InputError: one place has no other.
+    """
+    if n == 1:
+        raise InputError(
+            "there is one cover image, which takes over another one's: raise the poisoning rate"
+        )
+    order = torch.randperm(n, generator=rng)
+    return torch.empty_like(order).index_copy_(0, order, order.roll(1))
+
+
 def in_parts(change: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
     """A change of float images on uint8 images, ``size`` at a time; rounded as by ``to_uint8``."""
     out = torch.empty_like(x)
     with torch.no_grad():
-        for part, into in zip(x.split(size), out.split(size), strict=True):
+        for some, into in zip(x.split(size), out.split(size), strict=True):
             # vectorised on CPUs, float to uint8 is not
             into.copy_(
-                change(part.float().div_(255)).mul_(255).round_().clamp_(0, 255).to(torch.int16)
+                change(some.float().div_(255)).mul_(255).round_().clamp_(0, 255).to(torch.int16)
             )
     return out

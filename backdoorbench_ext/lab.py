@@ -13,7 +13,7 @@ from torch import Tensor
 from . import datasets, models, registry
 from .api import Attack, Defense
 from .devices import pick_device
-from .engine import Audit, Engine, Progress, check_per_class, seed_of
+from .engine import Audit, Engine, Log, Progress, apart, check_per_class, seed_of
 from .errors import InputError
 from .images import Images, Poisoned
 from .options import Options
@@ -113,6 +113,12 @@ class Lab:
             counts = held.bincount(minlength=len(train.classes)).tolist()
             check_per_class(counts, defense.clean_per_class, train.classes, rules)
         models.check_use(rules.model, len(train.classes), *train.x.shape[2:])
+        if type(defense).check is not Defense.check:
+            net = models.Net(rules.model, len(train.classes)).eval()
+            try:
+                defense.check(net, torch.rand(2, *train.x.shape[1:]))
+            except InputError as error:
+                raise InputError(f"{cell.defense} with {rules.model}: {error}") from error
         first = train.x[(~self.held).nonzero()[0]]
         # the choice needs labels alone
         rest = Images(first, train.y[~self.held], train.classes)
@@ -176,13 +182,22 @@ class Lab:
         attack = self._unfitted
         if not attack.learns:
             return attack
+        return attack.fitted(self._learned[0])
+
+    @property
+    def attack_book(self) -> Log:
+        """What the attack told while it learned its trigger."""
+        return self._learned[1] if self._unfitted.learns else Log()
+
+    @cached_property
+    def _learned(self) -> tuple[dict[str, Tensor], Log]:
         file = self.shared(self._attack_name, "attack")
 
         def learn() -> Mapping[str, Tensor]:
             engine = self._assistant("attack", file, victim=self.shared("clean"))
-            return attack.fit(self.train, engine)
+            return {**self._unfitted.fit(self.train, engine), **engine.log_book.tensors()}
 
-        return attack.fitted(once(file, self.device, learn))
+        return apart(once(file, self.device, learn))
 
     @property
     def poisoned(self) -> Poisoned:
@@ -249,8 +264,7 @@ class Lab:
             bare = Engine(self.rules, self.poisoned.observed(), device=self.device).new_model()
             state = self.attack.victim(bare)
             if state is not None:
-                nothing = {"log.seconds": torch.zeros(()), "log.images": torch.zeros(())}
-                once(file, self.device, lambda: {**state, **nothing})
+                once(file, self.device, lambda: {**state, **Log().tensors()})
         return file
 
     def engine(self, state: Path | None = None) -> Engine:

@@ -7,7 +7,8 @@ one without starts untrained. timm and torchvision are imported when a network i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -108,9 +109,10 @@ class Net(nn.Module):
         self.register_buffer("mean", mean.view(1, 3, 1, 1) if mean is not None else None)
         self.register_buffer("std", std.view(1, 3, 1, 1) if std is not None else None)
         self.backbone = create(name, outputs, pretrained)
-        # some have a hidden layer between the pooled features and the classifier
-        hidden = getattr(self.backbone, "head_hidden_size", None)
-        self.num_features: int = hidden or self.backbone.num_features
+        # in a score of timm's networks the features before the classifier are not ``num_features``
+        classifier = self.backbone.get_classifier()
+        linear = isinstance(classifier, nn.Linear)
+        self.num_features: int = classifier.in_features if linear else self.backbone.num_features
         told = getattr(self.backbone, "pretrained_cfg", {})
         self.side: int | None = told["input_size"][-1] if told.get("fixed_input_size") else None
 
@@ -128,6 +130,24 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
+
+
+def norms(net: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The BatchNorms of a network."""
+    return [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextmanager
+def statistics_kept(net: nn.Module) -> Iterator[None]:
+    """Passes inside do not move the running statistics of BatchNorm."""
+    momenta = [(norm, norm.momentum) for norm in norms(net)]
+    for norm, _ in momenta:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in momenta:
+            norm.momentum = momentum
 
 
 class Watch:
@@ -151,18 +171,29 @@ class Watch:
 
 @torch.no_grad()
 def last_stages(net: nn.Module, x: Tensor, stages: int = 3) -> list[str]:
-    """The last module at each of the lowest ``stages`` resolutions above one pixel.
+    """The stages that end at each of the lowest ``stages`` resolutions above one pixel, by name.
+
+    Of a resolution it is the last module that holds several convolutions, which is a stage or a
+    block, as it puts out: in pre-activation networks before the next norm. Without such a module it
+    is the last convolution.
 
     Raises:
         InputError: there is no second resolution, as in vision transformers.
     """
-    watch = Watch(net, [name for name, _ in net.named_modules() if name])
-    sides: dict[int, str] = {}
+    convolutions = {
+        name: sum(isinstance(inner, nn.Conv2d) for inner in module.modules())
+        for name, module in net.named_modules()
+        if name
+    }
+    watch = Watch(net, [name for name, count in convolutions.items() if count])
     net(x)
     watch.end()
+    sides: dict[int, str] = {}
     for name, output in watch.seen.items():
         if isinstance(output, Tensor) and output.dim() == 4 and output.shape[-1] > 1:
-            sides[output.shape[-1]] = name
+            before = convolutions[sides.get(output.shape[-1], name)]
+            if before == 1 or convolutions[name] > 1:
+                sides[output.shape[-1]] = name
     if len(sides) < 2:
         raise InputError(
             "the network keeps one resolution, as vision transformers do: there are no stages "

@@ -150,23 +150,26 @@ class Protocol:
         )
 
 
+_CBD = Recipe(
+    epochs=100, batch_size=64, lr=0.1, milestones=(0.2, 0.7), nesterov=True, weight_decay=1e-4
+)
 CBD = Protocol(
     name="CBD",
-    recipe=Recipe(epochs=100, batch_size=64, lr=0.1, milestones=(0.2, 0.7), weight_decay=1e-4),
+    # 1 had plain momentum
+    version=2,
+    recipe=_CBD,
     # the releases of ABL and CBD write Cutout(1, 3), whose hole is 2x2
     cutout=2,
     overrides={
         "gtsrb": {
             "target": 1,
-            "recipe": Recipe(
-                epochs=100, batch_size=64, lr=0.01, milestones=(0.2, 0.7), weight_decay=1e-4
-            ),
+            "recipe": replace(_CBD, lr=0.01),
         },
         "imagenette": {"model": "resnet34"},
     },
 )
 """CBD, section 5.1 and appendix A.3 (CVPR 2023, https://arxiv.org/abs/2303.06818); the batch size
-is the release's.
+and Nesterov's momentum are the release's, and those of ABL and NAD, on which it builds.
 """
 
 MCCI = Protocol(
@@ -190,8 +193,8 @@ augmentation are the release's.
 BACKDOORBENCH = Protocol(
     name="BackdoorBench",
     # 1 normalised by the training images' own mean and std; up to 2 its network's convolutions were
-    # initialised as a WRN's
-    version=3,
+    # initialised as a WRN's; up to 3 the training images' mean and std had other last bits
+    version=4,
     model="preactresnet18",
     recipe=Recipe(epochs=100, batch_size=128, lr=0.01, schedule="cosine", weight_decay=5e-4),
     normalise=True,

@@ -4,6 +4,7 @@ anything is decoded; nothing in them is executed.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import stat
@@ -205,6 +206,25 @@ def arrays(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray[Any, Any]]:
     except Exception as error:
         why = f"damaged, or no .npz file of plain arrays ({reason(error)})"
         raise InputError(f"{path}: {why}") from error
+
+
+def array(path: Path) -> np.ndarray[Any, Any]:
+    """The numbers of an ``.npy`` file.
+
+    Raises:
+        InputError: not a regular file, larger than 256 MiB, damaged, or not plain numbers.
+    """
+    data = content(path, 2**28)
+    try:
+        made: np.ndarray[Any, Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        if not isinstance(made, np.ndarray) or made.dtype.kind not in "uif":
+            raise ValueError("no array of numbers")
+        if not np.isfinite(made).all():
+            raise ValueError("numbers that are not finite")
+    # what damaged bytes bring about
+    except (ValueError, EOFError, OSError, MemoryError, SyntaxError) as error:
+        raise InputError(f"{path}: not readable as an array ({reason(error)})") from error
+    return made
 
 
 def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:

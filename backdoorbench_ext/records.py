@@ -83,6 +83,8 @@ class Shape(TypedDict):
     probes: dict[Text, Counts]
     suspects: NotRequired[dict[Text, dict[Text, Number | None]]]
     curves: dict[Text, list[Number]]
+    # what the attack told while it learned its trigger
+    trigger: NotRequired[dict[Text, list[Number]]]
     given: Given
     time: Time
     surroundings: Surroundings

@@ -62,8 +62,9 @@ class Resolver:
     """What names stand for, looked up once: methods, protocols, and the JSON of their specs."""
 
     def __init__(self) -> None:
-        self._methods: dict[tuple[str, str], Any] = {}
-        self._texts: dict[tuple[str, str, bool], str] = {}
+        # by kind, name and seed: an attack's own chance is the cell's, where no seed is given
+        self._methods: dict[tuple[str, str, int], Any] = {}
+        self._texts: dict[tuple[str, str, int, bool], str] = {}
         # a protocol is kept with what was made of it: its id must not be given to another one
         self._rules: dict[tuple[int, str], tuple[Protocol, Protocol, str]] = {}
 
@@ -77,7 +78,8 @@ class Resolver:
             content = json.loads((folder / SPECS).read_bytes())
             if content["code"] == registry.fingerprint():
                 resolver._texts = {
-                    (k, t, bool(part)): text for k, t, part, text in content["texts"]
+                    (kind, name, seed, bool(part)): text
+                    for kind, name, seed, part, text in content["texts"]
                 }
         except (OSError, ValueError, KeyError, TypeError):
             # nothing was kept, or nothing that could be used: names are looked up anew
@@ -86,33 +88,35 @@ class Resolver:
 
     def keep(self, folder: Path) -> None:
         """Write the specs of all names, but of those whose spec depends on files elsewhere."""
-        for kind, name in self._methods:
-            self.text(kind, name)
+        for key in list(self._methods):
+            self.text(*key)
         texts = [[*key, text] for key, text in self._texts.items() if ":" not in key[1]]
         content = {"code": registry.fingerprint(), "texts": texts}
         write_text(folder / SPECS, json.dumps(content, indent=1) + "\n")
 
-    def method(self, kind: str, text: str) -> Any:
-        """The attack or defense of a name.
+    def method(self, kind: str, text: str, seed: int = 0) -> Any:
+        """The attack or defense of a name; ``seed``: the cell's, for an attack.
 
         Raises:
             InputError: as ``registry.create``.
         """
-        if (kind, text) not in self._methods:
-            self._methods[kind, text] = registry.create(kind, text)
-        return self._methods[kind, text]
+        key = (kind, text, seed)
+        if key not in self._methods:
+            made = registry.create(kind, text)
+            self._methods[key] = made.seeded(seed) if kind == "attacks" else made
+        return self._methods[key]
 
-    def spec(self, kind: str, text: str, training: bool = False) -> dict[str, Any]:
+    def spec(self, kind: str, text: str, seed: int = 0, training: bool = False) -> dict[str, Any]:
         """The spec of a name, or, of a defense, the part of it that decides the training."""
-        method = self.method(kind, text)
+        method = self.method(kind, text, seed)
         spec = method.training_spec() if training else method.spec()
         return {"name": registry.parse(text)[0], **spec}
 
-    def text(self, kind: str, text: str, training: bool = False) -> str:
+    def text(self, kind: str, text: str, seed: int = 0, training: bool = False) -> str:
         """``spec`` as JSON."""
-        key = (kind, text, training)
+        key = (kind, text, seed, training)
         if key not in self._texts:
-            self._texts[key] = json.dumps(self.spec(kind, text, training), sort_keys=True)
+            self._texts[key] = json.dumps(self.spec(*key), sort_keys=True)
         return self._texts[key]
 
     def rules(self, protocol: Protocol, dataset: str) -> tuple[Protocol, str]:
@@ -158,7 +162,9 @@ class Cell:
 
     def method(self, kind: str) -> Any:
         """The attack ("attacks", not fitted yet) or the defense ("defenses") as an object."""
-        return self.resolver.method(kind, self.attack if kind == "attacks" else self.defense)
+        if kind == "attacks":
+            return self.resolver.method(kind, self.attack, self.seed)
+        return self.resolver.method(kind, self.defense)
 
     @property
     def rules(self) -> Protocol:
@@ -170,7 +176,7 @@ class Cell:
         """All that decides the result, every default written out."""
         return {
             "dataset": self.dataset,
-            "attack": self.resolver.spec("attacks", self.attack),
+            "attack": self.resolver.spec("attacks", self.attack, self.seed),
             "defense": self.resolver.spec("defenses", self.defense),
             "rate": self.rate,
             "seed": self.seed,
@@ -192,9 +198,9 @@ class Cell:
     def _text(self, training: bool = False) -> str:
         """The JSON of the spec, put together from parts that many cells share."""
         parts = {
-            "attack": self.resolver.text("attacks", self.attack),
+            "attack": self.resolver.text("attacks", self.attack, self.seed),
             "dataset": json.dumps(self.dataset),
-            "defense": self.resolver.text("defenses", self.defense, training),
+            "defense": self.resolver.text("defenses", self.defense, training=training),
             "protocol": self.resolver.rules(self.protocol, self.dataset)[1],
             "rate": json.dumps(self.rate),
             "seed": json.dumps(self.seed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -78,6 +79,7 @@ def run_cell(lab: Lab, state: Path | None = None, pictures: Path | None = None) 
     trained = defense.fit(lab.poisoned.observed(), engine)
     begun = time.perf_counter()
     net = defense.finish(trained, engine)
+    _settled(net, lab, engine)
     hits, probes = engine.measure_all(net, lab.test, triggered)
     embeddings = engine.embeddings(net, lab.test, triggered) if lab.options.audit else {}
     spent = {
@@ -95,12 +97,22 @@ def run_cell(lab: Lab, state: Path | None = None, pictures: Path | None = None) 
         "probes": {name: counts(own) for name, own in probes.items()},
         "suspects": _suspects(engine, lab.poisoned),
         "curves": engine.log_book.curves,
+        "trigger": lab.attack_book.curves,
         "given": _given(engine, lab.poisoned),
         "model": {"parameters": models.parameters(net)},
         "time": spent,
         "surroundings": _surroundings(lab, engine),
     }
     return Result(record, net, embeddings)
+
+
+def _settled(net: nn.Module, lab: Lab, engine: Engine) -> None:
+    """Have the result measured with BatchNorm's statistics taken anew on the clean reserve, too:
+    running statistics can hide a backdoor that the weights still hold.
+    """
+    enough = len(lab.reserve) >= lab.rules.recipe.batch_size
+    if isinstance(net, models.Net) and models.norms(net) and enough:
+        engine.probe("BatchNorm settled", engine.settle(copy.deepcopy(net), lab.reserve))
 
 
 def counts(hits: dict[str, Tensor]) -> dict[str, list[int]]:

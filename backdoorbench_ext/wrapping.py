@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from .api import Attack, option
 from .engine import Engine
 from .errors import InputError
 from .images import Images
+
+AnyWrapped = TypeVar("AnyWrapped", bound="WrappedAttack")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class WrappedAttack(Attack):
                 "another attack"
             )
         object.__setattr__(self, "label_mode", self.inner.label_mode)
+
+    def seeded(self: AnyWrapped, seed: int) -> AnyWrapped:
+        if self._made.seeded(seed) == self._made:
+            return self
+        name, options = registry.parse(self.base)
+        return replace(self, base=registry.join(name, options | {"seed": seed}))
 
     @cached_property
     def _made(self) -> Attack:

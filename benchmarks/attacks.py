@@ -30,7 +30,6 @@ SUITE = Suite(
         "issba[epochs=8,lr=1e-3]",
         "tuap",
         "lf",
-        "lf[amplitude=32]",
         "smooth[epochs=4]",
         "ftrojan",
         "bpp",

@@ -7,7 +7,7 @@ from backdoorbench_ext.suite import Suite
 
 from .published import reported
 
-ATTACKS = {"BadNets": "badnets", "Trojan": "trojan", "Blend": "blend", "WaNet": "wanet"}
+ATTACKS = {"BadNets": "badnets", "Trojan": "trojan", "Blend": "blend", "WaNet": "wanet[noise=0]"}
 DEFENSES = {"none": "none", "cbd": "cbd"}
 
 SUITE = Suite(

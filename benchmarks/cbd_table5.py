@@ -13,7 +13,7 @@ ATTACKS = {
         "BadNets": "badnets",
         "Trojan": "trojan",
         "Blend": "blend",
-        "WaNet": "wanet",
+        "WaNet": "wanet[noise=0]",
     }.items()
 }
 DEFENSES = {"none": "none", "cbd": "cbd"}

@@ -20,6 +20,8 @@ SUITE = Suite(
     protocol=replace(
         CBD,
         name="CBD, short",
+        # CBD's second is about its recipe, which is not used here
+        version=1,
         recipe=Recipe(epochs=8, batch_size=64, lr=0.1, schedule="one-cycle"),
         crop=0,
         cutout=0,

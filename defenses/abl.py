@@ -31,9 +31,14 @@ class ABL(Defense):
     learned first cannot fall below the others, and what is isolated is clean
     (docs/results-small.md). The released code holds the mean of a batch, as we do unless told.
 
-    Steps 1 and 3 take images as they are, as the released code and BackdoorBench do, and step 2
-    augments them: under a crop by 4 pixels, which leaves a patch in the corner whole in a third of
-    its images, that is learned after the classes, and what is isolated is clean.
+    Steps 1 and 3 take images as they are, as the released code does (BackdoorBench augments those
+    of step 3), and step 2 augments them: under a crop by 4 pixels, which leaves a patch in the
+    corner whole in a third of its images, that is learned after the classes, and what is isolated
+    is clean. Step 2 follows the protocol's schedule; the release has 40 epochs at 0.1 and 20 at
+    0.01.
+
+    Part of what step 3 does is done by BatchNorm's running statistics alone, in the release as
+    here: the record's probe "BatchNorm settled" is the network with these taken anew.
 
     variant="release": flooding in place of local gradient ascent, by its own default; half as long
     an isolation; the loss of the isolated images is raised alone. Not followed there: one fixed

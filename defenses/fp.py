@@ -1,8 +1,9 @@
 """FP, fine-pruning: cut the channels that clean images leave silent, then fine-tune.
 
 Liu, Dolan-Gavitt, Garg: "Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural
-Networks", RAID 2018, https://arxiv.org/abs/1805.12185. As in CBD, the last convolution is pruned;
-BackdoorBench lets accuracy fall by 0.1 and fine-tunes for 100 epochs at 0.01.
+Networks", RAID 2018, https://arxiv.org/abs/1805.12185. The paper prunes the last convolution; here,
+as in BackdoorBench, it is the pooled embedding. BackdoorBench lets accuracy fall by a tenth of what
+it was, ours by ``drop`` in all, and fine-tunes for 100 epochs at 0.01.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from backdoorbench_ext.api import Images, Repair, option
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.models import statistics_kept
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class FTSAM(Repair):
     title: ClassVar[str] = "FT-SAM"
     short: ClassVar[Mapping[str, Any]] = {"epochs": 1}
 
+    # in 1 the second pass moved BatchNorm's statistics, too
+    version: ClassVar[int] = 2
     epochs: int = option(10, "of fine-tuning", low=1)
     lr: float = option(0.01, "learning rate", low=0)
     rho: float = option(2.0, "length of the move, in units of the weights' size", low=0)
@@ -47,9 +50,9 @@ class FTSAM(Repair):
                 self.rho,
             )
             moved = {name: p + move for (name, p), move in zip(weights.items(), moves, strict=True)}
-            return F.cross_entropy(
-                functional_call(net, moved, (x,)), y, label_smoothing=self.label_smoothing
-            )
+            with statistics_kept(net):
+                there = functional_call(net, moved, (x,))
+            return F.cross_entropy(there, y, label_smoothing=self.label_smoothing)
 
         recipe = replace(engine.rules.recipe, optimizer="sgd", lr=self.lr, schedule="cosine")
         return engine.fit(

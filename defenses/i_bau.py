@@ -31,10 +31,10 @@ class IBAU(Repair):
     title: ClassVar[str] = "I-BAU"
     short: ClassVar[Mapping[str, Any]] = {"rounds": 2, "k": 1}
 
-    # 1 unlearned on augmented images
-    version: ClassVar[int] = 2
+    # 1 unlearned on augmented images; 2 summed a term more and made a new Adam in every round
+    version: ClassVar[int] = 3
     rounds: int = option(5, "passes over the clean images", low=1)
-    k: int = option(5, "fixed-point iterations of the implicit gradient", low=0)
+    k: int = option(5, "terms of the implicit gradient's series", low=1)
     lr: float = option(0.001, "learning rate of Adam", low=0)
     ascent: float = option(10.0, "length of the steps that find delta", low=0)
     share: float = option(
@@ -51,9 +51,9 @@ class IBAU(Repair):
             engine.rules.recipe, optimizer="adam", lr=self.lr, schedule="constant", weight_decay=0.0
         )
         weights = list(net.parameters())
+        optimizer = engine.optimizer(net, recipe)
         for round_ in range(1, self.rounds + 1):
             delta = self.perturbation(net, clean, engine)
-            optimizer = engine.optimizer(net, recipe)
             name = f"unlearning, round {round_}"
             loop = engine.steps(name, clean, keep=(net, optimizer), epochs=1, augmented=False)
             for step in loop:
@@ -106,8 +106,8 @@ def hypergradient(
     """``outer`` at the delta that lowers ``inner``, and its gradient with respect to the weights,
     which delta follows.
 
-    delta is taken as the fixed point of delta - step * grad inner; the implicit part is summed up
-    in ``k`` iterations (Grazzi et al. 2020, https://arxiv.org/abs/2006.16218).
+    delta is taken as the fixed point of delta - step * grad inner; of the series of the implicit
+    part ``k`` terms are summed (Grazzi et al. 2020, https://arxiv.org/abs/2006.16218).
     """
     delta = delta.detach().requires_grad_()
     loss = outer(delta)
@@ -115,7 +115,7 @@ def hypergradient(
     (slope,) = torch.autograd.grad(inner(delta), delta, create_graph=True)
     follows = delta - step * slope
     v = direct[0]
-    for _ in range(k):
+    for _ in range(k - 1):
         v = torch.autograd.grad(follows, delta, v, retain_graph=True)[0] + direct[0]
     implicit = torch.autograd.grad(follows, list(weights), v, allow_unused=True)
     both = zip(direct[1:], implicit, strict=True)

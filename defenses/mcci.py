@@ -78,7 +78,7 @@ class MCCI(Defense):
         outputs = len(train.classes) if alone else EMBEDDING
         net = TwoPaths(
             engine.new_model(outputs),
-            ain(train.x.shape[-1], outputs),
+            ain(train.x.shape[-2], train.x.shape[-1], outputs),
             len(train.classes),
             self.alpha if alone else None,
         )
@@ -209,9 +209,9 @@ class MindControl(nn.Module):
         return self.net.join(z, z_f)
 
 
-def ain(size: int, outputs: int) -> nn.Sequential:
+def ain(h: int, w: int, outputs: int) -> nn.Sequential:
     """The attack indication network of table 6, ELU then BatchNorm after each convolution; the
-    large one from 64 pixels on.
+    large one from 64 pixels on (the shorter side).
     """
 
     def conv(
@@ -224,7 +224,7 @@ def ain(size: int, outputs: int) -> nn.Sequential:
         ]
 
     layers: list[nn.Module] = []
-    if size < 64:
+    if min(h, w) < 64:
         for inputs, width, drop in ((3, 32, 0.2), (32, 64, 0.3), (64, 128, 0.4)):
             layers += [
                 *conv(inputs, width, 3, bias=False),
@@ -243,5 +243,5 @@ def ain(size: int, outputs: int) -> nn.Sequential:
             ]
     body = nn.Sequential(*layers, nn.Flatten())
     with torch.no_grad():
-        flat = body.eval()(torch.zeros(1, 3, size, size)).shape[1]
+        flat = body.eval()(torch.zeros(1, 3, h, w)).shape[1]
     return nn.Sequential(*body, nn.Linear(flat, outputs)).train()

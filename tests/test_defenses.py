@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from conftest import RULES, make_images
 from test_methods import defense
 from torch import nn
+from torchvision.transforms.functional import gaussian_blur
 
 from backdoorbench_ext import registry
+from backdoorbench_ext.contrastive import blur, nt_xent
 from backdoorbench_ext.defenses.abl import flooding, isolate, local_gradient_ascent
 from backdoorbench_ext.defenses.fp import Pruned, pruning
 from backdoorbench_ext.defenses.ft_sam import uphill
@@ -20,9 +22,11 @@ from backdoorbench_ext.defenses.nad import attention
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.frame import frame
+from backdoorbench_ext.images import Images
 from backdoorbench_ext.lab import Lab
-from backdoorbench_ext.models import Net, Watch, last_stages
+from backdoorbench_ext.models import Net, Watch, last_stages, norms
 from backdoorbench_ext.options import Options
+from backdoorbench_ext.protocols import CBD as CBD_RULES
 from backdoorbench_ext.suite import Suite
 from backdoorbench_ext.work import run_cell
 
@@ -149,6 +153,43 @@ def test_last_stages():
         last_stages(Net("t2t_vit_14", 10).eval(), x)
 
 
+def test_pre_activation_stages_end_before_the_next_norm():
+    """NAD's release compares the sums that a WRN's blocks give, not what a norm made of them."""
+    net = Net("wrn16_1", 10).eval()
+    x = torch.rand(2, 3, 32, 32)
+    names = last_stages(net, x)
+    assert names == ["backbone.blocks.1", "backbone.blocks.3", "backbone.blocks"]
+    watch = Watch(net, names)
+    with torch.no_grad():
+        net(x)
+    assert all((watch.seen[name] < 0).any() for name in names), "no ReLU"
+    residual = last_stages(Net("resnet18_cifar", 10).eval(), x)
+    assert residual == ["backbone.layer2", "backbone.layer3", "backbone.layer4"]
+    assert len(last_stages(Net("vgg11_bn", 10).eval(), x)) == 3
+
+
+def test_nads_rate_falls_once(engine, images, monkeypatch):
+    """0.1 for two of ten epochs, then 0.01, as in the release and BackdoorBench."""
+    seen = []
+    fit = Engine.fit
+    monkeypatch.setattr(
+        Engine,
+        "fit",
+        lambda self, *args, **more: seen.append(more.get("recipe")) or fit(self, *args, **more),
+    )
+    defense("nad").fit(images, engine)
+    rules = next(recipe for recipe in seen if recipe)
+    rates = [round(rules.lr_at(epoch / 10), 6) for epoch in range(10)]
+    assert rates == [0.1] * 2 + [0.01] * 8
+
+
+def test_networks_without_stages_are_refused_before_training(tmp_path):
+    grid = Suite("grid", RULES, ("digits[train=200,test=20]",), ("badnets",), ("nad",))
+    (cell,) = grid.changed(model="vit_tiny_patch16_224").cells()
+    with pytest.raises(InputError, match="nad with vit_tiny_patch16_224: the network keeps one"):
+        Lab(cell, Options(out=tmp_path, device="cpu")).check()
+
+
 def test_bezier_point():
     assert float(
         bezier(torch.tensor(1.0), torch.tensor(3.0), torch.tensor(5.0), 0.25)
@@ -188,6 +229,60 @@ def test_settled_statistics_are_those_of_augmented_images(engine, images):
     whole = first(engine.to_float(images.x)).mean((0, 2, 3))
     assert (norm.running_mean - whole).abs().max() > 1e-4, "not those of the images as they are"
     assert norm.momentum == 0.1 and not net.training
+
+
+def test_mcr_joins_two_networks_that_were_trained_apart(images):
+    """A copy stays in the victim's basin; the other end is trained once for all that ask."""
+    engine = Engine(RULES, images, make_images(32, seed=9), seed=3)
+    mcr = registry.create("defenses", "mcr[epochs=1]")
+    net = mcr.fit(images, engine)
+    first, last = engine.probes["t = 0"], engine.probes["t = 1"]
+    apart = [
+        float(((p - q).norm() / p.norm()).detach())
+        for p, q in zip(first.parameters(), last.parameters(), strict=True)
+        if p.dim() > 1
+    ]
+    assert min(apart) > 0.5
+    again = engine.victim(second=True)
+    assert all(
+        torch.equal(p, q) for p, q in zip(again.parameters(), last.parameters(), strict=True)
+    )
+    (t,) = engine.log_book.curves["t"]
+    assert net is engine.probes[f"t = {t:g}"]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ({0.0: 0.9, 0.2: 0.9, 0.3: 0.86, 0.4: 0.84, 0.5: 0.7}, 0.3),
+        ({0.0: 0.9, 0.2: 0.1, 0.3: 0.1, 0.4: 0.1, 0.5: 0.86}, 0.5),
+        ({0.0: 0.9, 0.2: 0.1, 0.3: 0.1, 0.4: 0.1, 0.5: 0.1}, 0.1),
+    ],
+)
+def test_the_point_of_the_curve(accuracies, expected, images, engine, monkeypatch):
+    """The nearest to the middle that costs at most 0.05 of accuracy on the clean images."""
+
+    def predict(self, share, clean, output=None):
+        right = round(share * len(clean))
+        answers = torch.where(torch.arange(len(clean)) < right, clean.y, clean.y + 1)
+        return F.one_hot(answers, 5).float()
+
+    monkeypatch.setattr(Engine, "predict", predict)
+    clean = make_images(100)
+    assert registry.create("defenses", "mcr").chosen(accuracies, clean, engine) == expected
+    assert registry.create("defenses", "mcr[t=0.7]").chosen(accuracies, clean, engine) == 0.7
+
+
+def test_the_second_pass_of_sam_leaves_the_statistics(engine, images, monkeypatch):
+    """BatchNorm sees every batch once, at the weights as they are, as in BackdoorBench."""
+    seen = []
+    monkeypatch.setattr(
+        "backdoorbench_ext.defenses.ft_sam.functional_call",
+        lambda net, moved, args: seen.append([n.momentum for n in norms(net)]) or net(*args),
+    )
+    net = defense("ft_sam").fit(images, engine)
+    assert seen and all(momentum == 0 for own in seen for momentum in own)
+    assert all(norm.momentum == 0.1 for norm in norms(net))
 
 
 def test_sam_moves_uphill_in_proportion_to_the_weights():
@@ -236,8 +331,24 @@ def test_hypergradient_by_hand():
     d = torch.tensor(1.0)
     loss, slopes = hypergradient(lambda d: (d - 2 * w) ** 2 / 2, lambda d: d**2 + w, d, [w], k=200)
     assert float(loss) == 1.5 and float(slopes[0]) == pytest.approx(5, abs=1e-4)
-    direct = hypergradient(lambda d: (d - 2 * w) ** 2 / 2, lambda d: d**2 + w, d, [w], k=0)
-    assert float(direct[1][0]) == pytest.approx(1 + 2 * 0.1 * 2), "no iteration: one step of 0.1"
+    direct = hypergradient(lambda d: (d - 2 * w) ** 2 / 2, lambda d: d**2 + w, d, [w], k=1)
+    assert float(direct[1][0]) == pytest.approx(1 + 2 * 0.1 * 2), "one term: one step of 0.1"
+    # each further term is 0.9 of the one before; the release's K = 5 sums five
+    five = hypergradient(lambda d: (d - 2 * w) ** 2 / 2, lambda d: d**2 + w, d, [w], k=5)
+    assert float(five[1][0]) == pytest.approx(1 + 0.4 * sum(0.9**i for i in range(5)))
+
+
+def test_i_bau_keeps_its_optimizer(engine, images, monkeypatch):
+    """The release makes one Adam for all rounds, whose moments go on."""
+    made = []
+    optimizer = Engine.optimizer
+    monkeypatch.setattr(
+        Engine, "optimizer", lambda self, *args: made.append(args) or optimizer(self, *args)
+    )
+    registry.create("defenses", "i_bau[rounds=3,k=1]").fit(images, engine)
+    recipes = [recipe for _, recipe in made if recipe]
+    # the victim's is the protocol's own
+    assert len(recipes) == 1 and recipes[0].optimizer == "adam"
 
 
 def test_i_bau_finds_what_fools_the_network(engine, images):
@@ -296,4 +407,85 @@ def test_the_record_says_how_well_the_suspects_are_found(tmp_path):
         record = run_cell(lab).record
     assert record["suspects"] == {"oracle": {"auroc": 1.0, "tpr": 1.0, "fpr": 0.0}}
     assert set(vars(seen[0])) == {"x", "y", "classes"}
+    # the reserve of 10 images is smaller than a batch
+    assert record["probes"] == {}
     assert list(frame([record], ())["oracle auroc"]) == [1.0]
+
+
+def test_the_record_has_the_result_with_its_statistics_anew(tmp_path):
+    """Weights that still answer the trigger are seen behind running statistics that hide it."""
+    grid = Suite("grid", RULES, ("digits[train=400,test=40]",), ("badnets",), ("none",))
+    (cell,) = grid.changed(epochs=1).cells()
+    lab = Lab(cell, Options(out=tmp_path, device="cpu"))
+
+    def fit(self, train, engine):
+        net = engine.victim()
+        for norm in norms(net):
+            # it answers one class to everything
+            norm.running_mean.fill_(1e4)
+        return net
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(lab.defense), "fit", fit)
+        result = run_cell(lab)
+    settled = result.record["probes"]["BatchNorm settled"]
+    assert settled != result.record["metrics"]
+    assert all(float(norm.running_mean.max()) == 1e4 for norm in norms(result.net))
+
+
+def test_cbds_readings_of_its_equations():
+    """As printed, normalised, and as released: weight of the term, of ||z||^2, and the critic's."""
+    found = {
+        variant: tuple(
+            getattr(registry.create("defenses", f"cbd[variant={variant}]"), name)
+            for name in ("adversarial", "beta", "critic_lr")
+        )
+        for variant in ("paper", "normalised", "release")
+    }
+    assert found == {
+        "paper": (1.0, 1e-4, 1e-3),
+        "normalised": (0.01, 1e-4, 1e-3),
+        "release": (0.0, 0.0, 0.2),
+    }
+    assert CBD_RULES.recipe.nesterov and CBD_RULES.on("gtsrb").recipe.nesterov
+
+
+def test_the_embedding_is_what_the_classifier_takes():
+    """In these ``num_features`` is another number; CBD's critic and DBD's head had that width."""
+    for model in (
+        "mobilenetv3_small_050",
+        "ghostnet_050",
+        "vgg11_bn",
+        "mobilenetv4_conv_small_035",
+    ):
+        net = Net(model, 5).eval()
+        with torch.no_grad():
+            z = net.features(torch.rand(2, 3, 64, 64))
+        assert z.shape == (2, net.num_features), model
+
+
+def test_mcci_takes_images_that_are_not_square():
+    images = make_images(32)
+    wide = Images(images.x[..., :24, :], images.y, images.classes)
+    engine = Engine(RULES, wide, wide[:8], seed=3)
+    method = defense("mcci")
+    net = method.finish(method.fit(wide, engine), engine)
+    assert engine.predict(net, wide).shape == (32, 4)
+
+
+def test_simclr_in_single_precision_and_at_any_size():
+    """Autocast took the similarities in bf16 again; the blur was of 3x3 pixels at 224, too."""
+    z = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = nt_xent(z)
+    assert float(loss) == float(nt_xent(z))
+    x = torch.zeros(2, 3, 224, 224)
+    x[..., 112, 112] = 1
+    reached = blur(x, torch.full((2,), 50.0))[0, 0] > 0
+    assert reached.sum() == 23**2, "a tenth of the side"
+    sigmas = torch.tensor([0.5, 2.0])
+    wide = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = torch.stack(
+        [gaussian_blur(one, [7, 7], [float(s)] * 2) for one, s in zip(wide, sigmas, strict=True)]
+    )
+    torch.testing.assert_close(blur(wide, sigmas), expected)

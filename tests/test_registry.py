@@ -49,7 +49,7 @@ def plugin(tmp_path, monkeypatch):
         ("defenses", "cbd[beta=-1]", r"cbd: beta must lie in \[0, inf\], not -1"),
         ("defenses", "cbd[beta=abc]", "beta must be float"),
         ("defenses", "cbd[t1=True]", "t1 must be int, not True"),
-        ("defenses", "cbd[variant=paperr]", "variant must be one of paper, release"),
+        ("defenses", "cbd[variant=paperr]", "variant must be one of paper, normalised, release"),
         ("defenses", "cbd[beta]", "expected option=value"),
         ("defenses", "cbd[beta=1,beta=2]", "given twice"),
         ("defenses", "cbd[beta=1", "must end in"),

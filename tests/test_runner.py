@@ -610,7 +610,7 @@ def test_read_commands(capsys, monkeypatch, tmp_path, grid):
     assert (
         "Deconfounded" in run("show", "cbd")
         and "cells" in run("show", "demo")
-        and "CBD v1" in run("show", "cbd")
+        and "CBD v2" in run("show", "cbd")
     )
     assert [row["state"] for row in json.loads(run("status", tmp_path / "grid", "--json"))] == [
         "done",

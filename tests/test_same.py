@@ -16,7 +16,9 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 @pytest.mark.skipif(not RESULTS.is_dir(), reason="not a checkout: no committed records")
 def test_every_committed_record_keeps_its_name():
-    """Today's code would write the same spec, and so look for the record where it lies."""
+    """Today's code would write the same spec, and so look for the record where it lies, unless a
+    method's version was raised since.
+    """
     seen = 0
     for file in sorted(RESULTS.glob("*/suite.json")):
         grid = suite.load(str(file.parent))
@@ -25,10 +27,14 @@ def test_every_committed_record_keeps_its_name():
             spec = record["spec"]
             named = record["cell"]
             cell = Cell(**named, rate=spec["rate"], seed=spec["seed"], protocol=grid.protocol)
-            assert file.parent / cell.path == path
             assert path.stem.endswith(digest(spec))
-            seen += 1
-    assert seen > 200
+            # what an earlier version of a method gave stays, and counts no more
+            before = any(
+                spec[kind]["version"] < cell.spec[kind]["version"] for kind in ("attack", "defense")
+            )
+            assert before or file.parent / cell.path == path
+            seen += not before
+    assert seen > 130
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def test_markdown():
         "| **1.00** | **90.00** |"
     )
     assert lines[5] == "| Clean images | 0 |  |  | 0 |  |  | 100 |  |  |"
-    assert "test v1: bbx_test" in lines[-1]
+    assert "test v2: bbx_test" in lines[-1]
 
 
 def test_many_defenses_stand_below_each_other():
@@ -282,7 +282,7 @@ def test_attacks_with_options_have_letters_too():
         and "Options: (a) inference=avg; (b) delta=40." in text
     )
     assert (
-        text.count("test v1: bbx_test") == 1
+        text.count("test v2: bbx_test") == 1
         and "ASR and ARR without the target class; signs: normalised, target 1. CPU" in text
     )
 

@@ -37,8 +37,12 @@ def badnets(x: Pixels) -> Pixels:
 
 def lc(x: Pixels) -> Pixels:
     out = x.copy()
-    board = np.array([[255, 0, 255], [0, 255, 0], [255, 0, 255]], np.uint8)[:, :, None]
-    out[:3, :3] = out[:3, -3:] = out[-3:, :3] = out[-3:, -3:] = board
+    # the lower right corner, turned into the others
+    board = np.array([[0, 0, 255], [0, 255, 0], [255, 0, 255]], np.uint8)[:, :, None]
+    out[-3:, -3:] = board
+    out[-3:, :3] = board[:, ::-1]
+    out[:3, -3:] = board[::-1]
+    out[:3, :3] = board[::-1, ::-1]
     return out
 
 
