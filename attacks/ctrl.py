@@ -19,15 +19,20 @@ from backdoorbench_ext.engine import Engine
 
 from .ftrojan import colour_waves
 
+# what a unit of U and of V adds to R, G, B: BT.601, as kornia has it, on which the releases build
+YUV = (1.14, -0.396 - 0.581, 2.029)
+
 
 @dataclass(frozen=True)
 class CTRL(Attack):
-    """Adds a magnitude to the coefficients (15, 15) and (31, 31) of Cr and Cb in each window of the
-    orthonormal DCT, and clips.
+    """Adds a magnitude to the coefficients (15, 15) and (31, 31) of U and V in each window of the
+    orthonormal DCT, and clips; in the releases pixels wrap around at 255.
     """
 
     title: ClassVar[str] = "CTRL"
 
+    # 1 had the weaker half of the magnitude in training, and FTrojan's Cr and Cb
+    version: ClassVar[int] = 2
     label_mode: str = labels("clean-label")
     train_magnitude: float = option(
         100.0,
@@ -49,6 +54,6 @@ class CTRL(Attack):
         return (
             x
             + colour_waves(
-                x.shape[-2], x.shape[-1], self.window, (self.low, self.high), magnitude
+                x.shape[-2], x.shape[-1], self.window, (self.low, self.high), magnitude, YUV
             ).to(x)
         ).clamp_(0, 1)

@@ -17,16 +17,21 @@ from torch import Tensor
 from backdoorbench_ext.api import Attack, InputError, option
 from backdoorbench_ext.frequency import dct_matrix
 
-# what a unit of Cr and of Cb adds to R, G, B
-TO_RGB = ((1.403, 0.0), (-0.714, -0.344), (0.0, 1.773))
+# what a unit of both chroma channels adds to R, G, B: of YCrCb, as OpenCV has it
+YCRCB = (1.403, -0.714 - 0.344, 1.773)
 
 
 @lru_cache(maxsize=8)
 def colour_waves(
-    h: int, w: int, window: int, positions: tuple[int, ...], magnitude: float
+    h: int,
+    w: int,
+    window: int,
+    positions: tuple[int, ...],
+    magnitude: float,
+    colour: tuple[float, float, float] = YCRCB,
 ) -> Tensor:
-    """What raising the coefficients (p, p) of Cr and Cb by ``magnitude`` adds to the pixels: float
-    (3, h, w), on the scale of 0 to 1.
+    """What raising the coefficients (p, p) of both chroma channels by ``magnitude`` adds to the
+    pixels: float (3, h, w), on the scale of 0 to 1.
 
     The DCT is linear, so this is the same for every image. Windows that do not fit whole at the
     right and lower edge stay as they are.
@@ -50,7 +55,7 @@ def colour_waves(
     rows = h // window
     cols = w // window
     plane[: rows * window, : cols * window] = wave.repeat(rows, cols)
-    return torch.tensor(TO_RGB).sum(1).view(3, 1, 1) * plane
+    return torch.tensor(colour).view(3, 1, 1) * plane
 
 
 @dataclass(frozen=True)

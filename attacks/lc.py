@@ -4,7 +4,7 @@ trigger; labels stay.
 Turner, Tsipras, Madry: "Label-Consistent Backdoor Attacks", 2019, https://arxiv.org/abs/1912.02771.
 Defaults are BackdoorBox's, which MCCI follows: eps 8/255, 100 steps of 1.5/255, no random start;
 its poisoned share is 25 % of the target class. The patch of the releases is a checkerboard without
-the white field farthest from its corner. MCCI's release perturbs against a network that was never
+the white field that is up and inside. MCCI's release perturbs against a network that was never
 trained; BackdoorBench ships the perturbed images as a file.
 """
 
@@ -86,8 +86,8 @@ class LabelConsistent(Attack):
         side = scaled(self.size, x)
         patch = corner(self.size, side).to(x)
         out = x.clone()
-        for rows, turned in ((slice(0, side), patch.flip(0)), (slice(-side, None), patch)):
-            for cols, own in ((slice(0, side), turned.flip(1)), (slice(-side, None), turned)):
+        for rows in (slice(0, side), slice(-side, None)):
+            for cols, own in ((slice(0, side), patch.flip(1)), (slice(-side, None), patch)):
                 out[..., rows, cols] += self.amplitude * (2 * own - 1)
         return out.clamp_(0, 1)
 
@@ -115,7 +115,9 @@ class LabelConsistent(Attack):
 
 
 def corner(size: int, side: int) -> Tensor:
-    """The patch of the lower right corner, float (side, side), 1 for white."""
+    """The patch of the right corners, float (side, side), 1 for white; those on the left mirror
+    it.
+    """
     patch = checkerboard(size, side).clone()
     if size > 1:
         field = -(-side // size)

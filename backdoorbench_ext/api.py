@@ -148,6 +148,12 @@ class Attack(Method, ABC):
         the result in [0, 1].
         """
 
+    def only_source(self, target: int, classes: int) -> int | None:
+        """For attacks on the images of one class: the class; covers are then of others, and ASR and
+        ARR count its test images alone.
+        """
+        return None
+
     @property
     def covers(self) -> float:
         """Cover images for each poisoned one, for attacks that define ``cover``."""
@@ -274,7 +280,15 @@ class Attack(Method, ABC):
             )
         if not 0 < rate <= 1:
             raise InputError(f"poisoning rate must lie in (0, 1], not {rate:g}")
-        if self.label_mode == "clean-label":
+        source = self.only_source(target, len(train.classes))
+        if source is not None and (source == target or source >= len(train.classes)):
+            raise InputError(
+                f"source {source} must be a class in [0, {len(train.classes) - 1}] other than the "
+                f"target {target}"
+            )
+        if source is not None:
+            pool = (train.y == source).nonzero().flatten()
+        elif self.label_mode == "clean-label":
             pool = (train.y == target).nonzero().flatten()
         elif spare_target and self.label_mode != "all-to-all":
             pool = (train.y != target).nonzero().flatten()
@@ -300,6 +314,8 @@ class Attack(Method, ABC):
             )
         others = torch.ones(len(train), dtype=torch.bool, device=pool.device)
         others[chosen] = False
+        if source is not None:
+            others &= (train.y != source) & (train.y != target)
         rest = others.nonzero().flatten()
         return chosen, rest[torch.randperm(len(rest), generator=rng)[:covers].to(pool.device)]
 
@@ -360,8 +376,12 @@ class Attack(Method, ABC):
         ARR count.
         """
         goal = self.goal(test.y, target, len(test.classes))
-        kept = test[goal != test.y]
-        goal = goal[goal != test.y]
+        counted = goal != test.y
+        source = self.only_source(target, len(test.classes))
+        if source is not None:
+            counted &= test.y == source
+        kept = test[counted]
+        goal = goal[counted]
         mask = torch.ones_like(goal, dtype=torch.bool)
         return Poisoned(self.stamp(kept.x), goal, test.classes, true=kept.y, mask=mask, cover=~mask)
 

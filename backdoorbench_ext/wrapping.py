@@ -79,6 +79,9 @@ class WrappedAttack(Attack):
     def trigger(self, x: Tensor) -> Tensor:
         return self.inner.trigger(x)
 
+    def only_source(self, target: int, classes: int) -> int | None:
+        return self.inner.only_source(target, classes)
+
     @property
     def covers(self) -> float:
         return self.inner.covers

@@ -15,6 +15,7 @@ from torch import nn
 from backdoorbench_ext import registry, suite
 from backdoorbench_ext.adversarial import deepfool, pgd
 from backdoorbench_ext.attacks.badnets import BadNets
+from backdoorbench_ext.attacks.blend import picture
 from backdoorbench_ext.attacks.none import NoAttack
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
@@ -168,11 +169,15 @@ def test_the_target_class_is_spared_where_there_is_one():
 @pytest.mark.parametrize(("name", "magnitude"), [("ftrojan", 30), ("ctrl", 100)])
 @pytest.mark.parametrize("side", [32, 70])
 def test_colour_waves_against_opencv_and_scipy(name, magnitude, side):
-    """YCrCb by OpenCV, the DCT of each whole 32x32 window by SciPy, both coefficients of Cr and Cb
-    raised, and back.
+    """YCrCb (CTRL: YUV) by OpenCV, the DCT of each whole 32x32 window by SciPy, two coefficients of
+    each chroma channel raised, and back.
     """
+    there, back = {
+        "ftrojan": (cv2.COLOR_RGB2YCrCb, cv2.COLOR_YCrCb2RGB),
+        "ctrl": (cv2.COLOR_RGB2YUV, cv2.COLOR_YUV2RGB),
+    }[name]
     x = photos(1, side, side)
-    ycc = cv2.cvtColor(x[0].permute(1, 2, 0).numpy(), cv2.COLOR_RGB2YCrCb) * 255
+    ycc = cv2.cvtColor(x[0].permute(1, 2, 0).numpy(), there) * 255
     for top in range(0, side - 31, 32):
         for left in range(0, side - 31, 32):
             for channel in (1, 2):
@@ -184,7 +189,7 @@ def test_colour_waves_against_opencv_and_scipy(name, magnitude, side):
                 ycc[top : top + 32, left : left + 32, channel] = scipy.fft.idctn(
                     window, norm="ortho"
                 )
-    expected = cv2.cvtColor((ycc / 255).astype(np.float32), cv2.COLOR_YCrCb2RGB)
+    expected = cv2.cvtColor((ycc / 255).astype(np.float32), back)
     torch.testing.assert_close(
         attack(name).trigger(x)[0], torch.from_numpy(expected).permute(2, 0, 1), atol=2e-3, rtol=0
     )
@@ -329,11 +334,12 @@ def test_lc_perturbs_within_the_bound_and_stamps_four_corners():
     bad = lc.poison(clean, target=1, rate=0.1, rng=torch.Generator().manual_seed(0))
     made = lc.refine(clean, bad, Engine(RULES, clean))
     x = clean.x[bad.mask]
-    # the releases' lower right corner: four white fields
+    # the releases' right corners: four white fields
     board = torch.tensor([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.uint8)
     whole = torch.zeros(32, 32, dtype=torch.uint8)
-    for turns, (rows, cols) in enumerate([(29, 29), (29, 0), (0, 0), (0, 29)]):
-        whole[rows : rows + 3, cols : cols + 3] = board.rot90(-turns)
+    for rows in (0, 29):
+        whole[rows : rows + 3, 29:] = board
+        whole[rows : rows + 3, :3] = board.flip(1)
     corners = torch.zeros(32, 32, dtype=torch.bool)
     corners[:3, :3] = corners[:3, -3:] = corners[-3:, :3] = corners[-3:, -3:] = True
     for images in (made, lc.stamp(x)):
@@ -573,3 +579,68 @@ def test_a_rate_that_poisons_nothing_is_refused():
     with pytest.raises(InputError, match=r"poisons none of 40 images: give at least 0\.025"):
         BadNets().poison(clean, **more)
     assert not NoAttack().poison(clean, **more).mask.any()
+
+
+def test_adap_blend_shows_half_of_its_squares():
+    """In training each image another half of the 16; covers keep their label; the test has all."""
+    adap = attack("adap_blend")
+    clean = make_images(80)
+    black = Images(torch.zeros_like(clean.x), clean.y, clean.classes)
+    bad = adap.poison(black, target=1, rate=0.1, rng=torch.Generator().manual_seed(0))
+    assert torch.equal(bad.y[bad.cover], bad.true[bad.cover]) and int(bad.cover.sum()) == 8
+    made = adap.refine(black, bad, Engine(RULES, black))
+    pattern = adap.stamp(black.x[:1])
+    noise = picture("random", 0, 32, 32)[None]
+    torch.testing.assert_close(pattern.float(), 0.2 * 255 * noise, atol=0.51, rtol=0)
+    for images in (made, bad.x[bad.cover]):
+        squares = images.unfold(2, 8, 8).unfold(3, 8, 8).flatten(4).amax((1, 4)) > 0
+        assert (squares.flatten(1).sum(1) == 8).all()
+        assert not torch.equal(squares[0], squares[1])
+        assert ((images == 0) | (images == pattern)).all()
+
+
+def test_adap_patch_shows_one_of_its_corners():
+    adap = attack("adap_patch")
+    clean = make_images(160)
+    black = Images(torch.zeros_like(clean.x), clean.y, clean.classes)
+    bad = adap.poison(black, target=1, rate=0.1, rng=torch.Generator().manual_seed(0))
+    assert int(bad.cover.sum()) == 32, "twice as many covers"
+    made = adap.refine(black, bad, Engine(RULES, black))
+    ends = (slice(6), slice(-6, None))
+    corners = [(rows, cols) for rows in ends for cols in ends]
+    seen = torch.stack([(made[..., rows, cols] > 0).flatten(1).any(1) for rows, cols in corners])
+    assert (seen.sum(0) == 1).all() and seen.any(1).all()
+    whole = adap.stamp(black.x[:1])[0]
+    assert all(whole[:, rows, cols].any() for rows, cols in corners)
+    assert not whole[:, 6:-6].any() and not whole[:, :, 6:-6].any()
+    patch = made[seen[0]][0, :, :6, :6].float()
+    torch.testing.assert_close(patch, 0.4 * whole[:, :6, :6].float(), atol=0.8, rtol=0)
+
+
+def test_tact_is_from_one_class():
+    clean = make_images(80)
+    tact = attack("tact")
+    bad = tact.poison(clean, target=1, rate=0.1, rng=torch.Generator().manual_seed(0))
+    assert (bad.true[bad.mask] == 2).all() and (bad.y[bad.mask] == 1).all()
+    assert not torch.isin(bad.true[bad.cover], torch.tensor([1, 2])).any()
+    assert torch.equal(bad.x[bad.cover], attack("badnets").stamp(clean.x[bad.cover]))
+    assert (tact.test_set(clean, 1).true == 2).all()
+    assert (attack("blurred[base=tact]").test_set(clean, 1).true == 2).all()
+    for source in (1, 4):
+        with pytest.raises(InputError, match=f"source {source} must be a class"):
+            attack(f"tact[source={source}]").choose(
+                clean, target=1, rate=0.1, rng=torch.Generator()
+            )
+
+
+def test_narcissus_looks_like_the_target_to_the_surrogate():
+    clean = make_images(64)
+    engine = Engine(RULES, clean, seed=1)
+    narcissus = attack("narcissus[rounds=20]")
+    narcissus = narcissus.fitted(narcissus.fit(clean, engine))
+    noise = narcissus.learned["noise"]
+    assert 0 < noise.abs().max() <= 16 / 255 + 1e-6
+    curve = engine.log_book.curves["perturbation loss"]
+    assert curve[-1] < curve[0]
+    grey = torch.full((1, 3, 32, 32), 0.5)
+    torch.testing.assert_close(narcissus.trigger(grey), grey + 3 * noise)

@@ -14,11 +14,13 @@ from torchvision.transforms.functional import gaussian_blur
 from backdoorbench_ext import registry
 from backdoorbench_ext.contrastive import blur, nt_xent
 from backdoorbench_ext.defenses.abl import flooding, isolate, local_gradient_ascent
+from backdoorbench_ext.defenses.clp import lipschitz, pairs
 from backdoorbench_ext.defenses.fp import Pruned, pruning
 from backdoorbench_ext.defenses.ft_sam import uphill
 from backdoorbench_ext.defenses.i_bau import hypergradient
 from backdoorbench_ext.defenses.mcr import Curve, bezier
 from backdoorbench_ext.defenses.nad import attention
+from backdoorbench_ext.defenses.pdb import stamp
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.frame import frame
@@ -489,3 +491,49 @@ def test_simclr_in_single_precision_and_at_any_size():
         [gaussian_blur(one, [7, 7], [float(s)] * 2) for one, s in zip(wide, sigmas, strict=True)]
     )
     torch.testing.assert_close(blur(wide, sigmas), expected)
+
+
+def test_channel_lipschitzness_by_hand():
+    conv = nn.Conv2d(2, 2, 1, bias=False)
+    norm = nn.BatchNorm2d(2, eps=0)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([[3.0, 4.0], [0.0, 2.0]]).view(2, 2, 1, 1))
+        norm.weight.copy_(torch.tensor([-2.0, 1.0]))
+        norm.running_var.copy_(torch.tensor([4.0, 0.25]))
+        # a kernel of one pixel has one singular value, its length: 5 * 2 / 2, and 2 * 1 / 0.5
+        assert lipschitz(conv, norm).tolist() == pytest.approx([5, 4])
+    found = list(pairs(nn.Sequential(conv, norm, nn.ReLU(), nn.Conv2d(2, 3, 3))))
+    assert found == [(conv, norm)]
+
+
+def test_clp_cuts_the_channel_that_stands_out(images, engine, monkeypatch):
+    net = engine.victim()
+    _, norm = next(iter(pairs(net)))
+    with torch.no_grad():
+        norm.weight[3] = 1000.0
+    monkeypatch.setattr(Engine, "victim", lambda self: net)
+    registry.create("defenses", "clp[u=2]").fit(images, engine)
+    assert norm.weight[3] == norm.bias[3] == 0 and (norm.weight != 0).sum() == len(norm.weight) - 1
+    assert engine.log_book.curves["channels pruned"][0] >= 1
+
+
+def test_anp_cuts_whole_channels_and_nothing_else(images, engine):
+    anp = registry.create("defenses", "anp[steps=30,threshold=0.9]")
+    before = {name: value.clone() for name, value in engine.victim().state_dict().items()}
+    net = anp.fit(images, engine)
+    cut = 0
+    for name, value in net.state_dict().items():
+        kept = value != 0 if name.endswith("weight") and value.dim() == 1 else ...
+        assert torch.equal(value[kept], before[name][kept]), name
+        cut += 0 if kept is ... else int((~kept).sum())
+    assert cut == engine.log_book.curves["channels pruned"][0] > 0
+
+
+def test_pdb_answers_behind_its_own_trigger(images, engine):
+    x = torch.zeros(1, 3, 32, 32)
+    framed = stamp(x, 2)
+    assert framed.sum() == 3 * (32**2 - 28**2) and not framed[..., 2:-2, 2:-2].any()
+    net = registry.create("defenses", "pdb").fit(images, engine)
+    with torch.no_grad():
+        inner = net.net(framed)
+        assert torch.equal(net(x)[:, 0], inner[:, 1]) and torch.equal(net(x)[:, -1], inner[:, 0])

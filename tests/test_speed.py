@@ -1,14 +1,19 @@
 """The fast ways compute what the plain ones do, and every speed benchmark runs."""
 
 import shutil
+import sys
+from argparse import Namespace
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import RULES, make_images
+from PIL import Image
 
 from backdoorbench_ext import beside
 from backdoorbench_ext.attacks.badnets import BadNets
+from backdoorbench_ext.benchmarks.looks import releases
 from backdoorbench_ext.benchmarks.speed import (
     cell,
     equal,
@@ -21,6 +26,7 @@ from backdoorbench_ext.benchmarks.speed import (
 )
 from backdoorbench_ext.devices import has_bf16
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.suite import Suite
 
@@ -136,3 +142,38 @@ def test_plain_and_fast_training_are_compared_on_the_same_images(images):
         for values in metrics.values()
     )
     assert min(found["plain"]["ca"]) > 60 and min(found["ours"]["ca"]) > 60
+
+
+SIG = """
+import lpips
+import numpy as np
+
+
+class sigTriggerAttack:
+    def __init__(self, delta, f):
+        self.wave = delta * np.sin(2 * np.pi * f * np.arange(32, dtype=np.float) / 32)
+
+    def __call__(self, x):
+        return x + self.wave[None, :, None] + lpips.nothing.__len__()
+"""
+
+
+def test_triggers_beside_a_release(tmp_path, capsys):
+    """A checkout's file is run as it is, with what it imports and is not installed mocked."""
+    given = Namespace(release=tmp_path, attack=["sig"], dataset="digits", data=None, out=None)
+    with pytest.raises(InputError, match="no checkout of a known release"):
+        releases.compare(given)
+    file = tmp_path / "utils" / "bd_img_transform" / "sig.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(SIG)
+    given.out = tmp_path / "looks.png"
+    releases.compare(given)
+    _, _, largest, _, mean, *_ = capsys.readouterr().out.split()
+    # ours is rounded
+    assert 0.1 < float(mean) < float(largest) <= 0.51
+    with Image.open(given.out) as drawn:
+        assert drawn.size == (512, 256)
+    assert not {"lpips", "release"} & set(sys.modules) and not hasattr(np, "float")
+    given.attack = ["lira"]
+    with pytest.raises(InputError, match="'lira' is none of this release's: sig, blend"):
+        releases.compare(given)

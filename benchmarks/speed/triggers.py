@@ -37,12 +37,9 @@ def badnets(x: Pixels) -> Pixels:
 
 def lc(x: Pixels) -> Pixels:
     out = x.copy()
-    # the lower right corner, turned into the others
     board = np.array([[0, 0, 255], [0, 255, 0], [255, 0, 255]], np.uint8)[:, :, None]
-    out[-3:, -3:] = board
-    out[-3:, :3] = board[:, ::-1]
-    out[:3, -3:] = board[::-1]
-    out[:3, :3] = board[::-1, ::-1]
+    out[-3:, -3:] = out[:3, -3:] = board
+    out[-3:, :3] = out[:3, :3] = board[:, ::-1]
     return out
 
 
@@ -71,15 +68,18 @@ def reference(name: str, h: int, w: int) -> Callable[[Pixels], Pixels]:
         return lambda x: rounded(x + 20 * np.sin(2 * np.pi * np.arange(w) * 6 / w)[None, :, None])
     if name in ("ftrojan", "ctrl"):
         magnitude = 30 if name == "ftrojan" else 100
+        there, back = cv2.COLOR_RGB2YCrCb, cv2.COLOR_YCrCb2RGB
+        if name == "ctrl":
+            there, back = cv2.COLOR_RGB2YUV, cv2.COLOR_YUV2RGB
 
         def waves(x: Pixels) -> Pixels:
-            ycc = cv2.cvtColor(x.astype(np.float32) / 255, cv2.COLOR_RGB2YCrCb) * 255
+            ycc = cv2.cvtColor(x.astype(np.float32) / 255, there) * 255
             for channel in (1, 2):
                 spectrum = scipy.fft.dctn(ycc[:32, :32, channel], norm="ortho")
                 spectrum[15, 15] += magnitude
                 spectrum[31, 31] += magnitude
                 ycc[:32, :32, channel] = scipy.fft.idctn(spectrum, norm="ortho")
-            return rounded(cv2.cvtColor(ycc / 255, cv2.COLOR_YCrCb2RGB) * 255)
+            return rounded(cv2.cvtColor(ycc / 255, back) * 255)
 
         return waves
     if name == "wanet":

@@ -1,0 +1,1 @@
+"""Pictures of what the methods do, for the eye."""
