@@ -28,7 +28,7 @@ SUITE = Suite(
         "wanet[noise=0,s=1.0]",
         "dynamic[mask_epochs=3,epochs=6]",
         "dynamic[mask_epochs=3,epochs=6,cross=0]",
-        "issba[epochs=8,lr=1e-3]",
+        "issba[epochs=8]",
         "tuap",
         "lf",
         "smooth[epochs=4]",
