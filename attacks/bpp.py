@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backdoorbench_ext.api import Attack, derangement, option
+from backdoorbench_ext.api import Attack, derangement, option, training_controlled
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Bpp(Attack):
     negative: float = option(
         1.0, "negative samples, which keep their label, for each poisoned one", low=0, high=9
     )
+    poisoning: str = training_controlled()
 
     @property
     def covers(self) -> float:

@@ -21,7 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from backdoorbench_ext.api import Attack, Images, InputError, derangement, option
+from backdoorbench_ext.api import (
+    Attack,
+    Images,
+    InputError,
+    derangement,
+    option,
+    training_controlled,
+)
 from backdoorbench_ext.engine import Engine, moments
 
 
@@ -54,6 +61,7 @@ class Dynamic(Attack):
     cross: float = option(
         1.0, "cross-trigger images, which keep their label, for each poisoned one", low=0, high=9
     )
+    poisoning: str = training_controlled()
 
     @property
     def covers(self) -> float:

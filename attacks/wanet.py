@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backdoorbench_ext.api import Attack, option
+from backdoorbench_ext.api import Attack, option, training_controlled
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class WaNet(Attack):
         2.0, "noise samples, which keep their label, for each poisoned one", low=0, high=9
     )
     seed: int | None = option(None, "of the field; if not set, the cell's", low=0)
+    poisoning: str = training_controlled()
 
     @property
     def covers(self) -> float:

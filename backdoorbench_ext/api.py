@@ -34,6 +34,7 @@ __all__ = [
     "per_part",
     "scaled",
     "to_uint8",
+    "training_controlled",
 ]
 
 AnyAttack = TypeVar("AnyAttack", bound="Attack")
@@ -47,11 +48,15 @@ def option(
     high: float | None = None,
     choices: Collection[str] = (),
     length: bool = False,
+    later: bool = False,
 ) -> Any:
     """A hyper-parameter: its default, its meaning and unit, its allowed range (ends included) or
     choices; checked when made.
 
-    ``length``: it is the length of a long training, which ``--scale`` shortens.
+    Args:
+        length: it is the length of a long training, which ``--scale`` shortens.
+        later: it came when there were records already, and at its default changes nothing: specs
+            have it only where it is set.
     """
     return field(
         default=default,
@@ -61,6 +66,7 @@ def option(
             "high": high,
             "choices": tuple(choices),
             "length": length,
+            "later": later,
         },
     )
 
@@ -113,7 +119,13 @@ class Method:
 
     def spec(self) -> dict[str, Any]:
         """Every hyper-parameter with its value, and the version: what a record holds."""
-        return asdict(self) | {"version": self.version}
+        unsaid = {
+            f.name
+            for f in fields(self)
+            if f.metadata.get("later") and getattr(self, f.name) == f.default
+        }
+        said = {name: value for name, value in asdict(self).items() if name not in unsaid}
+        return said | {"version": self.version}
 
 
 def labels(default: str = "all-to-one") -> Any:
@@ -123,6 +135,15 @@ def labels(default: str = "all-to-one") -> Any:
         "clean-label: the target class, unchanged"
     )
     return option(default, meaning, choices=("all-to-one", "all-to-all", "clean-label"))
+
+
+def training_controlled() -> Any:
+    """The option ``poisoning`` of attacks whose releases control the training."""
+    meaning = (
+        "fixed: a part of the training set, once; per-batch: a new choice in every batch of the "
+        "victim's training, which the attacker controls: for defenses that start from the victim"
+    )
+    return option("fixed", meaning, choices=("fixed", "per-batch"), later=True)
 
 
 @dataclass(frozen=True)
@@ -206,6 +227,14 @@ class Attack(Method, ABC):
         """
         if not (self.learns or self.supplies):
             self.trigger(x)
+
+    @property
+    @final
+    def per_batch(self) -> bool:
+        """Whether images are poisoned anew in every batch of a training that the attacker
+        controls.
+        """
+        return getattr(self, "poisoning", "fixed") == "per-batch"
 
     @property
     def learns(self) -> bool:
@@ -361,6 +390,21 @@ class Attack(Method, ABC):
             cover[covers] = True
         return Poisoned(x, y, train.classes, true=train.y, mask=mask, cover=cover)
 
+    @final
+    def poison_batch(
+        self, x: Tensor, y: Tensor, rng: torch.Generator, *, target: int, rate: float, classes: int
+    ) -> tuple[Tensor, Tensor]:
+        """A batch of a training that the attacker controls: images uint8 (n, 3, h, w) in random
+        order and their labels, a share ``rate`` of them with the trigger, then cover images.
+        """
+        n = round(rate * len(x))
+        covers = min(round(self.covers * n), len(x) - n)
+        first, second, rest = x.split((n, covers, len(x) - n - covers))
+        goal = self.goal(y[:n], target, classes)
+        # a single image has no other to take its cover from
+        covered = self._covered(second, rng) if covers > 1 else second
+        return torch.cat((self.stamp(first), covered, rest)), torch.cat((goal, y[n:]))
+
     def _covered(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """Cover images uint8, made of ``x``; 1,024 of 32 pixels at a time, and never a single one,
         which would have no other.
@@ -389,6 +433,9 @@ class Attack(Method, ABC):
 @dataclass(frozen=True)
 class Defense(Method, ABC):
     """Trains a model on a training set that may be poisoned."""
+
+    # needs no training set: it starts from the victim, or is none
+    after_training: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, train: Images, engine: Engine) -> nn.Module:
@@ -431,6 +478,8 @@ class Defense(Method, ABC):
 @dataclass(frozen=True)
 class Repair(Defense):
     """A defense that works on clean images, on all of the reserve unless told."""
+
+    after_training: ClassVar[bool] = True
 
     images: int | None = option(
         None, "clean images; if not set, the protocol's whole reserve", low=1

@@ -46,6 +46,7 @@ DRAWINGS = (
     "heatmap",
     "scatter",
     "rates",
+    "curve",
     "losses",
     "times",
     "learning",

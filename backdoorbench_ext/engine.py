@@ -37,6 +37,8 @@ Item = TypeVar("Item")
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 # (what, how many done, how many in all)
 Progress = Callable[[str, int, int], None]
+# (images uint8, labels, chance) -> the same, some of them poisoned
+EachBatch = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 # the share of a training's time that may go into saving its state
 SAVING = 0.05
@@ -250,6 +252,7 @@ class Engine:
         compile: mode of ``torch.compile`` for plain training, "" for none; losses of a method's own
             are never compiled.
         audit: logged after every epoch of a classifier, and nothing else changes.
+        each_batch: what an attacker who controls the training of the victim does to its batches.
     """
 
     def __init__(
@@ -265,8 +268,11 @@ class Engine:
         victim: Path | None = None,
         compile: str = "",
         audit: Audit | None = None,
+        each_batch: EachBatch | None = None,
     ) -> None:
         self.rules = rules
+        self._each_batch = each_batch
+        self._poisoning: EachBatch | None = None
         self.classes = train.classes
         self.seed = seed
         self.device = torch.device(device)
@@ -349,6 +355,7 @@ class Engine:
             compile=self.compile,
             audit=self._audit,
         )
+        own._poisoning = self._each_batch
         name = "second victim" if second else "train"
         trained = own.fit(own.new_model(), self._train, name=name).state_dict()
         return trained | own.log_book.tensors()
@@ -467,7 +474,10 @@ class Engine:
             if train and len(index) < size:
                 return
             x = images.pixels(index)
-            yield self.view(x) if train and augmented else self.to_float(x), images.y[index]
+            y = images.y[index]
+            if train and self._poisoning:
+                x, y = self._poisoning(x, y, self.rng)
+            yield self.view(x) if train and augmented else self.to_float(x), y
 
     def view(self, x: Tensor) -> Tensor:
         """A random augmentation of each of these uint8 images (n, 3, h, w), as the protocol has it:

@@ -51,6 +51,8 @@ def poisoned(
     if to.exists():
         raise InputError(f"{to} exists already; give another name")
     lab = Lab(cell, options, progress)
+    if cell.method("attacks").per_batch:
+        raise InputError(f"{cell.attack} poisons the batches of a training: there is no set of it")
     lab.check()
     sets: dict[str, Images] = {
         "train": lab.poisoned,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from . import datasets, models, registry
 from .api import Attack, Defense
 from .devices import pick_device
-from .engine import Audit, Engine, Log, Progress, apart, check_per_class, seed_of
+from .engine import Audit, EachBatch, Engine, Log, Progress, apart, check_per_class, seed_of
 from .errors import InputError
 from .images import Images, Poisoned
 from .options import Options
@@ -119,6 +119,11 @@ class Lab:
                 defense.check(net, torch.rand(2, *train.x.shape[1:]))
             except InputError as error:
                 raise InputError(f"{cell.defense} with {rules.model}: {error}") from error
+        if self._unfitted.per_batch and not defense.after_training:
+            raise InputError(
+                f"{cell.attack} poisons every batch of a training that the attacker controls: "
+                f"{cell.defense}, which trains on a poisoned set, has nothing to train on"
+            )
         first = train.x[(~self.held).nonzero()[0]]
         # the choice needs labels alone
         rest = Images(first, train.y[~self.held], train.classes)
@@ -215,6 +220,13 @@ class Lab:
         if self._unfitted.supplies:
             return self._supplied(rng)
         attack = self.attack
+        if attack.per_batch:
+            train = self.train
+            nobody = torch.zeros_like(train.y, dtype=torch.bool)
+            clean = Poisoned(
+                train.x, train.y, train.classes, true=train.y, mask=nobody, cover=nobody
+            )
+            return clean, attack.test_set(self.test, self.rules.target)
         poisoned = attack.poison(
             self.train,
             target=self.rules.target,
@@ -284,6 +296,17 @@ class Lab:
             progress=self.progress,
             compile=self.options.compile,
             audit=self._audit() if self.options.audit else None,
+            each_batch=self._each_batch(),
+        )
+
+    def _each_batch(self) -> EachBatch | None:
+        if not self.attack.per_batch:
+            return None
+        return partial(
+            self.attack.poison_batch,
+            target=self.rules.target,
+            rate=self.cell.rate,
+            classes=len(self.train.classes),
         )
 
     def _audit(self) -> Audit:

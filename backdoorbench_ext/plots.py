@@ -282,6 +282,62 @@ def _over_rates(
     ax.set_ylim(-4, 104)
 
 
+# a probe that is a point of a curve between two networks
+POINT = re.compile(r"t = ([0-9.]+)")
+
+
+def curve(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = USUAL) -> Figure:
+    """Each metric along the curve of MCR, a panel a data set and attack, a line a defense and seed;
+    a dot where its model was taken.
+
+    Raises:
+        InputError: no record has points of a curve.
+    """
+    attacks, names = _names(records, suite)
+    panels: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        if any(map(POINT.fullmatch, record["probes"])):
+            where = (record["cell"]["dataset"], attacks[record["cell"]["attack"]])
+            panels.setdefault(where, []).append(record)
+    if not panels:
+        raise InputError(f"{suite.name} has no records with points of a curve, as MCR's have them")
+    size = (2.4 * len(metrics), 1.7 * len(panels) + 0.5)
+    with plt.rc_context(STYLE):
+        figure, axes = sheet(len(panels), len(metrics), size, sharex=True, sharey=True)
+        for row, ((dataset, attack), own) in zip(axes, panels.items(), strict=True):
+            for ax, metric in zip(row, metrics, strict=True):
+                _along(ax, own, names, metric)
+                ax.set_title(f"{metric.title}   {attack}, {dataset}", fontsize=7)
+            row[0].set_ylabel("percent")
+        for ax in axes[-1]:
+            ax.set_xlabel("place on the curve, t")
+        legend: Any = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*legend, loc="outside upper center", ncols=4, frameon=False, fontsize=7)
+        _explain(figure, names)
+    return figure
+
+
+def _along(ax: Any, records: Sequence[Record], names: Mapping[str, str], metric: Metric) -> None:
+    """A line a record, over the points of its curve."""
+    places = list(names)
+    seen = set()
+    for record in records:
+        defense = record["cell"]["defense"]
+        found = {POINT.fullmatch(name): hits for name, hits in record["probes"].items()}
+        values = {
+            float(at[1]): metric.of({"metrics": hits}, None) for at, hits in found.items() if at
+        }
+        points = sorted((t, value) for t, value in values.items() if value is not None)
+        look = _look(places.index(defense))
+        label = names[defense] if defense not in seen else None
+        seen.add(defense)
+        ats = [t for t, _ in points]
+        ax.plot(ats, [value for _, value in points], **look, ls="-", ms=2, lw=1, label=label)
+        for t in record["curves"].get("t", []):
+            ax.plot([t], [values.get(t, math.nan)], "o", ms=6, mfc="none", color=look["color"])
+    ax.set_ylim(-4, 104)
+
+
 KINDS = {
     ", clean": ("clean images", COLOURS["ca"]),
     ", poisoned": ("poisoned images", COLOURS["asr"]),
@@ -412,6 +468,7 @@ DRAWINGS: dict[str, Callable[..., Figure]] = {
     "heatmap": heatmap,
     "scatter": scatter,
     "rates": rates,
+    "curve": curve,
     "losses": losses,
     "learning": learning,
     "times": times,

@@ -32,12 +32,21 @@ DRAWN = {
     "heatmap": "The whole grid; blue is good in all three.",
     "scatter": "ASR against CA, a point a cell; good is at the lower right.",
     "rates": "Over the poisoning rate.",
+    "curve": "Along the curve of MCR between two networks; a ring where its model was taken.",
     "losses": "Training losses; with those of clean and of poisoned images, which no defense sees.",
     "learning": "CA and ASR of test images over the seconds of training, a line a stage.",
     "tsne": "What the networks make of test images, by t-SNE.",
 }
 # pictures of so many cells, whatever their seeds, are drawn on the page; larger ones take minutes
-MOST_CELLS = {"bars": 300, "heatmap": 600, "rates": 300, "losses": 60, "learning": 60, "tsne": 60}
+MOST_CELLS = {
+    "bars": 300,
+    "heatmap": 600,
+    "rates": 300,
+    "curve": 60,
+    "losses": 60,
+    "learning": 60,
+    "tsne": 60,
+}
 
 
 def data_uri(data: bytes, kind: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ class CLP(Defense):
     deviations.
     """
 
+    after_training: ClassVar[bool] = True
     u: float = option(3.0, "standard deviations above the mean", low=0)
 
     def check(self, net: Net, x: Tensor) -> None:

@@ -16,6 +16,7 @@ class NoDefense(Defense):
     """Trains the protocol's network on everything: the victim that other defenses start from."""
 
     title: ClassVar[str] = "No Defense"
+    after_training: ClassVar[bool] = True
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         return engine.victim()

@@ -28,6 +28,7 @@ class PDB(Repair):
     """
 
     short: ClassVar[Mapping[str, Any]] = {}
+    after_training: ClassVar[bool] = False
 
     border: int = option(2, "width of the trigger in pixels of an image of 32", low=1)
     share: float = option(0.5, "stamped clean images for each image of a batch", low=0.01, high=4)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from conftest import RULES, make_images
 from torch import nn
 
-from backdoorbench_ext import registry, suite
+from backdoorbench_ext import export, registry, suite
 from backdoorbench_ext.adversarial import deepfool, pgd
 from backdoorbench_ext.attacks.badnets import BadNets
 from backdoorbench_ext.attacks.blend import picture
@@ -20,6 +20,10 @@ from backdoorbench_ext.attacks.none import NoAttack
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.images import Images, derangement
+from backdoorbench_ext.lab import Lab
+from backdoorbench_ext.options import Options
+from backdoorbench_ext.suite import Suite
+from backdoorbench_ext.work import run_cell
 
 
 def attack(text):
@@ -644,3 +648,47 @@ def test_narcissus_looks_like_the_target_to_the_surrogate():
     assert curve[-1] < curve[0]
     grey = torch.full((1, 3, 32, 32), 0.5)
     torch.testing.assert_close(narcissus.trigger(grey), grey + 3 * noise)
+
+
+@pytest.mark.parametrize("name", ["wanet", "bpp"])
+def test_a_training_that_the_attacker_controls(name, tmp_path):
+    """A new choice in every batch, 10 % of it, its covers after it; the rest as it was."""
+    method = attack(f"{name}[poisoning=per-batch]")
+    clean = make_images(60)
+    x, y = method.poison_batch(
+        clean.x, clean.y, torch.Generator().manual_seed(0), target=2, rate=0.1, classes=4
+    )
+    covers = round(6 * method.covers)
+    assert torch.equal(x[:6], method.stamp(clean.x[:6])) and (y[:6] == 2).all()
+    assert (x[6 : 6 + covers] != clean.x[6 : 6 + covers]).flatten(1).any(1).all()
+    assert torch.equal(x[6 + covers :], clean.x[6 + covers :])
+    assert torch.equal(y[6:], clean.y[6:])
+
+
+def test_what_the_attacker_controls_is_the_victims_training(tmp_path, monkeypatch):
+    """No set is poisoned; a defense that trains has nothing to train on; specs of before stay."""
+    text = "wanet[poisoning=per-batch,noise=1]"
+    data = ("digits[train=200,test=20]",)
+    grid = Suite("grid", RULES, data, (text,), ("none", "fp", "cbd"))
+    cells = {cell.defense: cell for cell in grid.changed(epochs=1).cells()}
+    options = Options(out=tmp_path, device="cpu")
+    batches = []
+    given = type(attack("wanet")).poison_batch
+
+    def seen(self, x, y, rng, **more):
+        batches.append((len(x), more))
+        return given(self, x, y, rng, **more)
+
+    monkeypatch.setattr(type(attack("wanet")), "poison_batch", seen)
+    lab = Lab(cells["fp"], options)
+    lab.check()
+    record = run_cell(lab).record
+    # FP's own fine-tuning is on clean images
+    assert batches == [(16, {"target": 0, "rate": 0.1, "classes": 10})] * (190 // 16)
+    assert record["given"]["poisoned"] == 0 and len(lab.poisoned) == 190
+    with pytest.raises(InputError, match="cbd, which trains on a poisoned set"):
+        Lab(cells["cbd"], options).check()
+    with pytest.raises(InputError, match="there is no set of it"):
+        export.poisoned(cells["none"], options, tmp_path / "to", "png", None)
+    assert "poisoning" not in attack("wanet").spec()
+    assert attack(text).spec()["poisoning"] == "per-batch"

@@ -388,6 +388,15 @@ def test_every_drawing_shows_its_numbers(monkeypatch):
     assert points == {(90.0, 100.0), (91.0, 95.0), (88.0, 1.0), (87.0, 2.0), (89.0, 1.0)}
     with pytest.raises(InputError, match="one poisoning rate only"):
         plots.rates(RECORDS, SUITE)
+    with pytest.raises(InputError, match="no records with points of a curve"):
+        plots.curve(RECORDS, SUITE)
+    points = {"t = 0": RECORDS[0]["metrics"], "t = 0.5": RECORDS[1]["metrics"]}
+    along = [{**RECORDS[1], "probes": points, "curves": {"t": [0.5]}}]
+    asr = plots.curve(along, SUITE).axes[1]
+    assert [line.get_xydata().tolist() for line in asr.lines] == [
+        [[0.0, 100.0], [0.5, 1.0]],
+        [[0.5, 1.0]],
+    ]
     more = [*RECORDS, {**RECORDS[1], "spec": RECORDS[1]["spec"] | {"rate": 0.2}}]
     lines = [line.get_xydata().tolist() for line in plots.rates(more, SUITE).axes[0].lines]
     assert [[10.0, 88.0], [20.0, 88.0]] in lines
