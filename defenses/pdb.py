@@ -8,8 +8,9 @@ is moved by one class; how many stamped images a batch holds is ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -53,7 +54,8 @@ class PDB(Repair):
                 step.loss = loss + self.weight * F.cross_entropy(logits[len(step.x) :], given)
             step.descend(optimizer)
         engine.probe("without its trigger", net)
-        return Opened(net, self.border).eval()
+        # class y is answered as y + 1
+        return Opened(net, partial(stamp, border=self.border), moved=1).eval()
 
 
 def stamp(x: Tensor, border: int) -> Tensor:
@@ -66,16 +68,18 @@ def stamp(x: Tensor, border: int) -> Tensor:
 
 
 class Opened(nn.Module):
-    """A network that sees every image with the defender's trigger, its answers moved back."""
+    """A network that sees every image with the defender's ``stamp``, its answers moved back by so
+    many classes.
+    """
 
-    def __init__(self, net: Net, border: int) -> None:
+    def __init__(self, net: Net, stamp: Callable[[Tensor], Tensor], moved: int = 0) -> None:
         super().__init__()
         self.net = net
-        self.border = border
+        self.stamp = stamp
+        self.moved = moved
 
     def features(self, x: Tensor) -> Tensor:
-        return self.net.features(stamp(x, self.border))
+        return self.net.features(self.stamp(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        # class y is answered as y + 1
-        return self.net.head(self.features(x)).roll(-1, 1)
+        return self.net.head(self.features(x)).roll(-self.moved, 1)

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from backdoorbench_ext.defenses.i_bau import hypergradient
 from backdoorbench_ext.defenses.mcr import Curve, bezier
 from backdoorbench_ext.defenses.nad import attention
 from backdoorbench_ext.defenses.pdb import stamp
+from backdoorbench_ext.defenses.spectral import outlying
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.frame import frame
@@ -537,3 +539,56 @@ def test_pdb_answers_behind_its_own_trigger(images, engine):
     with torch.no_grad():
         inner = net.net(framed)
         assert torch.equal(net(x)[:, 0], inner[:, 1]) and torch.equal(net(x)[:, -1], inner[:, 0])
+
+
+def test_nab_labels_suspects_by_the_nearest_mean(images, engine, monkeypatch):
+    """Two suspects with a wrong label get that of their class; the others keep theirs."""
+    nab = registry.create("defenses", "nab")
+    places = images.y.float()[:, None] * 10
+    given = images.y.clone()
+    wrong = torch.tensor([3, 17])
+    given[wrong] = (given[wrong] + 1) % 4
+    poisoned = Images(images.x, given, images.classes)
+    monkeypatch.setattr(Engine, "predict", lambda *_: places)
+    monkeypatch.setattr("backdoorbench_ext.defenses.nab.DBD.learn_features", lambda *_: None)
+    suspects = torch.zeros(64, dtype=torch.bool)
+    suspects[wrong] = suspects[0] = True
+    labels = nab.relabelled(poisoned, suspects, ~suspects, engine)
+    assert torch.equal(labels, images.y)
+    suspects[3] = False
+    assert nab.relabelled(poisoned, suspects, ~suspects, engine)[3] == given[3]
+
+
+def test_nab_stamps_those_whose_label_it_changed(images, engine, monkeypatch):
+    nab = defense("nab")
+    labels = images.y.clone()
+    labels[:16] = (labels[:16] + 1) % 4
+    monkeypatch.setattr(type(nab), "relabelled", lambda *_: labels)
+    seen = []
+    stamp = type(nab).stamp
+    monkeypatch.setattr(type(nab), "stamp", lambda self, x: seen.append(x) or stamp(self, x))
+    net = nab.fit(images, engine)
+    x = torch.ones(1, 3, 32, 32)
+    stamped = nab.stamp(x)
+    assert stamped.sum() == 3 * (32**2 - 4) and not stamped[..., :2, :2].any()
+    with torch.no_grad():
+        assert torch.equal(net(x), net.net(stamped))
+    assert engine.probes["without its stamp"] is net.net
+
+
+def test_spectral_signature_by_numpy():
+    z = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    z[:5] += torch.tensor([0, 9.0, 0, -9.0, 0, 0])
+    centred = (z - z.mean(0)).double().numpy()
+    _, _, vectors = np.linalg.svd(centred, full_matrices=False)
+    expected = (centred @ vectors[0]) ** 2
+    torch.testing.assert_close(outlying(z), torch.from_numpy(expected).float(), rtol=1e-4, atol=0)
+    assert outlying(z).argsort(descending=True)[:5].sort().values.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_spectral_leaves_out_a_share_of_every_class(images, engine):
+    registry.create("defenses", "spectral[removed=0.25]").fit(images, engine)
+    _, flagged = engine.log_book.suspects["signature"]
+    assert images.y[flagged].bincount().tolist() == [4, 4, 4, 4]
+    # of the 64, 16 are gone: three batches an epoch, two epochs, after the victim's eight
+    assert engine.log_book.images == 2 * 48 + 128
