@@ -248,22 +248,36 @@ def rates(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = U
     shares: dict[tuple[str, str], set[float]] = {}
     for dataset, share, attack, _ in means:
         shares.setdefault((dataset, attack), set()).add(share)
-    panels = [where for where, own in shares.items() if len(own) > 1]
+    panels = {
+        where: {key: n for key, n in means.items() if (key[0], key[2]) == where}
+        for where, own in shares.items()
+        if len(own) > 1
+    }
     if not panels:
         raise InputError(
             f"{suite.name} has records of one poisoning rate only: nothing to draw over it"
         )
+    return _by_metric(panels, metrics, names, _over_rates, "poisoning rate, percent")
+
+
+def _by_metric(
+    panels: Mapping[tuple[str, str], Any],
+    metrics: Sequence[Metric],
+    names: Mapping[str, str],
+    draw: Callable[..., None],
+    across: str,
+) -> Figure:
+    """A row a data set and attack, a column a metric; ``draw`` fills each from the row's own."""
     size = (2.4 * len(metrics), 1.7 * len(panels) + 0.5)
     with plt.rc_context(STYLE):
         figure, axes = sheet(len(panels), len(metrics), size, sharex=True, sharey=True)
-        for row, (dataset, attack) in zip(axes, panels, strict=True):
+        for row, ((dataset, attack), own) in zip(axes, panels.items(), strict=True):
             for ax, metric in zip(row, metrics, strict=True):
-                own = {k: n for k, n in means.items() if (k[0], k[2]) == (dataset, attack)}
-                _over_rates(ax, own, names, metric)
+                draw(ax, own, names, metric)
                 ax.set_title(f"{metric.title}   {attack}, {dataset}", fontsize=7)
             row[0].set_ylabel("percent")
         for ax in axes[-1]:
-            ax.set_xlabel("poisoning rate, percent")
+            ax.set_xlabel(across)
         legend: Any = axes[0, 0].get_legend_handles_labels()
         figure.legend(*legend, loc="outside upper center", ncols=4, frameon=False, fontsize=7)
         _explain(figure, names)
@@ -301,20 +315,7 @@ def curve(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = U
             panels.setdefault(where, []).append(record)
     if not panels:
         raise InputError(f"{suite.name} has no records with points of a curve, as MCR's have them")
-    size = (2.4 * len(metrics), 1.7 * len(panels) + 0.5)
-    with plt.rc_context(STYLE):
-        figure, axes = sheet(len(panels), len(metrics), size, sharex=True, sharey=True)
-        for row, ((dataset, attack), own) in zip(axes, panels.items(), strict=True):
-            for ax, metric in zip(row, metrics, strict=True):
-                _along(ax, own, names, metric)
-                ax.set_title(f"{metric.title}   {attack}, {dataset}", fontsize=7)
-            row[0].set_ylabel("percent")
-        for ax in axes[-1]:
-            ax.set_xlabel("place on the curve, t")
-        legend: Any = axes[0, 0].get_legend_handles_labels()
-        figure.legend(*legend, loc="outside upper center", ncols=4, frameon=False, fontsize=7)
-        _explain(figure, names)
-    return figure
+    return _by_metric(panels, metrics, names, _along, "place on the curve, t")
 
 
 def _along(ax: Any, records: Sequence[Record], names: Mapping[str, str], metric: Metric) -> None:
