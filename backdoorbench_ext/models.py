@@ -264,10 +264,21 @@ def unpack(data: bytes) -> tuple[Net, str] | None:
     return net.eval(), told["model"]
 
 
+def _check_embedding(net: Net, x: Tensor) -> None:
+    """Raises: ValueError: it is not what one linear layer makes the logits of."""
+    z = net.features(x)
+    if z.shape != (len(x), net.num_features):
+        raise ValueError(f"its embedding has the shape {tuple(z.shape[1:])}")
+    logits = net.head(z)
+    if not isinstance(net.backbone, TorchvisionNet):
+        seen = F.interpolate(x, (net.side, net.side), mode="bilinear") if net.side else x
+        if not torch.allclose(logits, net.backbone(seen), atol=1e-4):
+            raise ValueError("its logits are not one linear layer of its embedding")
+
+
 @lru_cache(maxsize=64)
-@torch.no_grad()
 def check_use(name: str, classes: int, height: int, width: int) -> None:
-    """Try a network on two images.
+    """Try a network on two images, forward, and in training backward.
 
     Raises:
         InputError: it does not take images of that size, or has no embedding of ``num_features``
@@ -275,17 +286,12 @@ def check_use(name: str, classes: int, height: int, width: int) -> None:
     """
     if name in NETWORKS:
         return
-    net = Net(name, classes).eval()
+    net = Net(name, classes)
     x = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     try:
-        z = net.features(x)
-        if z.shape != (2, net.num_features):
-            raise ValueError(f"its embedding has the shape {tuple(z.shape[1:])}")
-        logits = net.head(z)
-        if not isinstance(net.backbone, TorchvisionNet):
-            seen = F.interpolate(x, (net.side, net.side), mode="bilinear") if net.side else x
-            if not torch.allclose(logits, net.backbone(seen), atol=1e-4):
-                raise ValueError("its logits are not one linear layer of its embedding")
+        with torch.no_grad():
+            _check_embedding(net.eval(), x)
+        net.train()(x).sum().backward()
     # whatever a network's own code brings about
     except Exception as error:
         raise InputError(

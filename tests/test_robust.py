@@ -596,6 +596,21 @@ def test_networks_are_tried_before_the_first_epoch():
         models.check_use("inception_v3", 3, 32, 32)
 
 
+def test_networks_are_tried_backward(monkeypatch):
+    """One that answers, and cannot be trained."""
+    forward = models.Net.features
+
+    def features(self, x):
+        z = forward(self, x)
+        return z.detach() if self.training else z
+
+    monkeypatch.setattr(models.Net, "features", features)
+    monkeypatch.setattr(models.Net, "head", lambda self, z: z @ z.new_ones(z.shape[1], 3) / 7)
+    monkeypatch.setattr(models, "_check_embedding", lambda net, x: net(x))
+    with pytest.raises(InputError, match=r"resnet10t cannot be used .* does not require grad"):
+        models.check_use("resnet10t", 3, 40, 32)
+
+
 @pytest.mark.parametrize("name", ["wrn16_1", "torchvision:regnet_x_400mf"])
 def test_the_size_of_a_network_that_is_not_built(name):
     built = models.Net(name, 10).state_dict().values()
