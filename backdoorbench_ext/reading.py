@@ -216,6 +216,8 @@ def array(path: Path) -> np.ndarray[Any, Any]:
     """
     data = content(path, 2**28)
     try:
+        if not data.startswith(np.lib.format.MAGIC_PREFIX):
+            raise ValueError("no .npy file")
         made: np.ndarray[Any, Any] = np.load(io.BytesIO(data), allow_pickle=False)
         if not isinstance(made, np.ndarray) or made.dtype.kind not in "uif":
             raise ValueError("no array of numbers")
