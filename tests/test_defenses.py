@@ -258,13 +258,13 @@ def test_mcr_joins_two_networks_that_were_trained_apart(images):
 @pytest.mark.parametrize(
     ("accuracies", "expected"),
     [
-        ({0.0: 0.9, 0.2: 0.9, 0.3: 0.86, 0.4: 0.84, 0.5: 0.7}, 0.3),
-        ({0.0: 0.9, 0.2: 0.1, 0.3: 0.1, 0.4: 0.1, 0.5: 0.86}, 0.5),
+        ({0.0: 0.9, 0.2: 0.9, 0.3: 0.81, 0.4: 0.79, 0.5: 0.7}, 0.3),
+        ({0.0: 0.9, 0.2: 0.1, 0.3: 0.1, 0.4: 0.1, 0.5: 0.81}, 0.5),
         ({0.0: 0.9, 0.2: 0.1, 0.3: 0.1, 0.4: 0.1, 0.5: 0.1}, 0.1),
     ],
 )
 def test_the_point_of_the_curve(accuracies, expected, images, engine, monkeypatch):
-    """The nearest to the middle that costs at most 0.05 of accuracy on the clean images."""
+    """The nearest to the middle that costs at most 0.1 of accuracy on images kept aside."""
 
     def predict(self, share, clean, output=None):
         right = round(share * len(clean))
