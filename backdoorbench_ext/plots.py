@@ -274,7 +274,8 @@ def _by_metric(
         for row, ((dataset, attack), own) in zip(axes, panels.items(), strict=True):
             for ax, metric in zip(row, metrics, strict=True):
                 draw(ax, own, names, metric)
-                ax.set_title(f"{metric.title}   {attack}, {dataset}", fontsize=7)
+                title = wrapped(f"{metric.title}   {attack}, {dataset}", 36)
+                ax.set_title(title, fontsize=7)
             row[0].set_ylabel("percent")
         for ax in axes[-1]:
             ax.set_xlabel(across)
@@ -315,6 +316,8 @@ def curve(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = U
             panels.setdefault(where, []).append(record)
     if not panels:
         raise InputError(f"{suite.name} has no records with points of a curve, as MCR's have them")
+    drawn = {record["cell"]["defense"] for own in panels.values() for record in own}
+    names = {defense: name for defense, name in names.items() if defense in drawn}
     return _by_metric(panels, metrics, names, _along, "place on the curve, t")
 
 
