@@ -25,8 +25,9 @@ from backdoorbench_ext.benchmarks.speed import (
     triggers,
 )
 from backdoorbench_ext.devices import has_bf16
-from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.engine import Engine, moments
 from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.images import per_part
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.suite import Suite
 
@@ -177,3 +178,24 @@ def test_triggers_beside_a_release(tmp_path, capsys):
     given.attack = ["lira"]
     with pytest.raises(InputError, match="'lira' is none of this release's: sig, blend"):
         releases.compare(given)
+
+
+def test_parts_are_of_pixels():
+    """Parts of 8,192 images took 160 GB where an image of 224 pixels takes 46 MB."""
+    assert per_part(2**23, torch.empty(1, 3, 32, 32)) == 8192
+    assert per_part(2**23, torch.empty(1, 3, 224, 224)) == 167
+    assert per_part(2**16, torch.empty(1, 3, 2048, 2048)) == 1
+    sizes = []
+    cover = BadNets()
+    object.__setattr__(cover, "cover", lambda x, rng: sizes.append(len(x)) or x)
+    cover._covered(torch.zeros(1025, 3, 32, 32, dtype=torch.uint8), torch.Generator())
+    assert sum(sizes) == 1025 and min(sizes) > 1, "no image is left without another"
+
+
+def test_moments_from_counts():
+    """As of a float copy of all images, without the copy."""
+    x = make_images(40).x
+    mean, std = moments(x)
+    floats = x.double() / 255
+    torch.testing.assert_close(mean, floats.mean((0, 2, 3)).float())
+    torch.testing.assert_close(std, floats.std((0, 2, 3)).float())
