@@ -9,9 +9,8 @@ covers as many, and blends a cartoon (``pattern=FILE``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +29,6 @@ class AdapBlend(Attack):
     """
 
     title: ClassVar[str] = "Adap-Blend"
-    short: ClassVar[Mapping[str, Any]] = {}
 
     alpha: float = option(0.2, "share of the picture in the mixture", low=0, high=1)
     pieces: int = option(4, "squares a side that the picture is cut into", low=1)

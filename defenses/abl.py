@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backdoorbench_ext.api import Defense, Images, option
-from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.engine import Engine, Loss
 
 
 @dataclass(frozen=True)
@@ -99,16 +99,7 @@ class ABL(Defense):
             return (flooding if released else local_gradient_ascent)(losses, self.gamma)
 
         constant = replace(rules, schedule="constant")
-        engine.fit(
-            net,
-            train,
-            name="isolation",
-            epochs=self.isolation_epochs,
-            loss=held,
-            recipe=constant,
-            augmented=False,
-        )
-        losses = F.cross_entropy(engine.predict(net, train), train.y, reduction="none")
+        losses = held_losses(net, train, engine, self.isolation_epochs, held)
         low = isolate(losses, self.isolated)
         rest = torch.ones(len(train), dtype=torch.bool, device=low.device)
         rest[low] = False
@@ -139,6 +130,23 @@ class ABL(Defense):
             recipe=recipe,
             augmented=False,
         )
+
+
+def held_losses(
+    net: nn.Module, train: Images, engine: Engine, epochs: int | None, held: Loss
+) -> Tensor:
+    """Train at the constant first rate on images as they are, and tell each one's loss: (n,)."""
+    constant = replace(engine.rules.recipe, schedule="constant")
+    engine.fit(
+        net,
+        train,
+        name="isolation",
+        epochs=epochs,
+        loss=held,
+        recipe=constant,
+        augmented=False,
+    )
+    return F.cross_entropy(engine.predict(net, train), train.y, reduction="none")
 
 
 def local_gradient_ascent(losses: Tensor, gamma: float) -> Tensor:

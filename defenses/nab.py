@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from backdoorbench_ext.api import Defense, Images, option, scaled
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.semisupervised import lowest
 
-from .abl import flooding, isolate
+from .abl import flooding, held_losses
 from .dbd import DBD
 from .pdb import Opened
 
@@ -50,10 +51,13 @@ class NAB(Defense):
     size: int = option(2, "side of the square in pixels of an image of 32", low=1)
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
-        losses = self.losses(train, engine)
-        suspects = chosen(losses, self.isolated)
+        def held(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            return flooding(F.cross_entropy(net(x), y), self.gamma)
+
+        losses = held_losses(engine.new_model(), train, engine, self.isolation_epochs, held)
+        suspects = lowest(losses, self.isolated)
         engine.suspect("isolation", -losses, suspects)
-        labels = self.relabelled(train, suspects, ~chosen(losses, self.doubted), engine)
+        labels = self.relabelled(train, suspects, ~lowest(losses, self.doubted), engine)
         classes = len(train.classes)
         stamped = labels != train.y
         # the loop's batches have no places: who is to be stamped goes with the label
@@ -69,25 +73,6 @@ class NAB(Defense):
         engine.probe("without its stamp", net)
         return Opened(net, self.stamp).eval()
 
-    def losses(self, train: Images, engine: Engine) -> Tensor:
-        """Of each image under a network that was kept at ``gamma``: (n,)."""
-        net = engine.new_model()
-
-        def held(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            return flooding(F.cross_entropy(net(x), y), self.gamma)
-
-        constant = replace(engine.rules.recipe, schedule="constant")
-        engine.fit(
-            net,
-            train,
-            name="isolation",
-            epochs=self.isolation_epochs,
-            loss=held,
-            recipe=constant,
-            augmented=False,
-        )
-        return F.cross_entropy(engine.predict(net, train), train.y, reduction="none")
-
     def relabelled(
         self, train: Images, suspects: Tensor, trusted: Tensor, engine: Engine
     ) -> Tensor:
@@ -100,12 +85,13 @@ class NAB(Defense):
         )
         contrastive.learn_features(net, train, engine)
         z = engine.predict(net, train, net.features)
-        means = torch.full((len(train.classes), z.shape[1]), float("inf"), device=z.device)
+        away = torch.full((len(z), len(train.classes)), float("inf"), device=z.device)
         for label in range(len(train.classes)):
             own = trusted & (train.y == label)
+            # a class without trusted images is nobody's nearest
             if own.any():
-                means[label] = z[own].mean(0)
-        nearest = torch.cdist(z, means).argmin(1)
+                away[:, label] = (z - z[own].mean(0)).norm(dim=1)
+        nearest = away.argmin(1)
         return torch.where(suspects, nearest, train.y)
 
     def stamp(self, x: Tensor) -> Tensor:
@@ -113,10 +99,3 @@ class NAB(Defense):
         side = scaled(self.size, x)
         out[..., :side, :side] = 0
         return out
-
-
-def chosen(losses: Tensor, share: float) -> Tensor:
-    """Bool (n,), the share of lowest losses."""
-    low = torch.zeros(len(losses), dtype=torch.bool, device=losses.device)
-    low[isolate(losses, share)] = True
-    return low

@@ -8,10 +8,10 @@ is moved by one class; how many stamped images a batch holds is ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,6 @@ class PDB(Repair):
     label is the next class; the answer is the one under that trigger, moved back.
     """
 
-    short: ClassVar[Mapping[str, Any]] = {}
     after_training: ClassVar[bool] = False
 
     border: int = option(2, "width of the trigger in pixels of an image of 32", low=1)
