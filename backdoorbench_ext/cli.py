@@ -755,13 +755,43 @@ def _axes(texts: Sequence[str]) -> dict[str, list[Any]]:
     return axes
 
 
+NOT_REPLAYED = "run one by one: bbx doctor --gpu tries out whether they may be replayed"
+
+
+def _try_gpu() -> None:
+    """Try out the replaying of steps and keep what came of it."""
+    from . import graphs, trial
+    from .devices import pick_device
+
+    device = pick_device()
+    if device.type != "cuda":
+        raise InputError("--gpu: there is no GPU here that PyTorch can use")
+    passed = trial.replays(device, lambda one: _say(str(one), out))
+    file = graphs.keep_word(device, passed)
+    _say(f"{'kept' if passed else 'steps will be run one by one; kept'} in {file}", out)
+    if not passed:
+        raise typer.Exit(1)
+
+
 @app.command()
-def doctor() -> None:
+def doctor(
+    gpu: Annotated[
+        bool,
+        typer.Option(
+            help="try out whether trainings on the GPU may replay their steps as CUDA graphs; "
+            "if all is well, later runs do"
+        ),
+    ] = False,
+) -> None:
     """What this installation can do: versions, devices, precision, threads, and what is broken."""
     import torch
 
+    from . import graphs
     from .devices import has_bf16, pick_device
     from .surroundings import surroundings
+
+    if gpu:
+        _try_gpu()
 
     device = pick_device()
     facts = surroundings(device)
@@ -773,6 +803,7 @@ def doctor() -> None:
     if device.type == "cuda":
         free, total = (n / 2**30 for n in torch.cuda.mem_get_info(device))
         rows["GPU memory"] = f"{free:.1f} of {total:.1f} GiB free"
+        rows["steps"] = "replayed as CUDA graphs" if graphs.allowed(device) else NOT_REPLAYED
     for label, value in rows.items():
         _say(f"{label:18} {value}", out)
     broken = catalogue.check()

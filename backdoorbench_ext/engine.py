@@ -25,6 +25,7 @@ from .augmentation import augment
 from .devices import has_bf16
 from .errors import InputError
 from .files import write_whole
+from .graphs import Replayed, allowed
 from .images import Images, Poisoned, per_part
 from .models import Net, norms
 from .protocols import Protocol as Rules
@@ -42,6 +43,8 @@ EachBatch = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 # the share of a training's time that may go into saving its state
 SAVING = 0.05
+# pixels of the training images that a network may start from: 2,048 images of 32 pixels
+STARTING = 2**21
 
 
 class Stateful(Protocol):
@@ -58,6 +61,13 @@ class Diverged(RuntimeError):
 def cross_entropy(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The mean cross-entropy of a batch: x float (n, 3, h, w), y int64 (n,)."""
     return F.cross_entropy(net(x), y)
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take a step of the optimizer down a loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,9 +189,7 @@ class Step:
         """Take a step of the optimizer down ``loss``, the one that was set unless told."""
         loss = self.loss if loss is None else loss
         assert loss is not None, "set step.loss first"
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
 
     def follow(
         self,
@@ -217,17 +225,19 @@ class _Epoch:
         return float(self.sum) / self.losses if self.losses else None
 
 
-def _made(recipe: Recipe, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of a recipe."""
+def _made(
+    recipe: Recipe, trained: list[nn.Parameter], lr: float | Tensor, capturable: bool
+) -> torch.optim.Optimizer:
+    """The optimizer of a recipe; ``capturable``: its steps can be recorded."""
     decay = recipe.weight_decay
     if recipe.optimizer == "adadelta":
-        return torch.optim.Adadelta(trained, recipe.lr, weight_decay=decay)
+        return torch.optim.Adadelta(trained, lr, weight_decay=decay, capturable=capturable)
     if recipe.optimizer in ("adam", "adamw"):
         kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-        return kind(trained, recipe.lr, weight_decay=decay, fused=True)
+        return kind(trained, lr, weight_decay=decay, fused=True, capturable=capturable)
     return torch.optim.SGD(
         trained,
-        recipe.lr,
+        lr,
         recipe.momentum,
         weight_decay=decay,
         nesterov=recipe.nesterov,
@@ -276,7 +286,9 @@ class Engine:
         self.classes = train.classes
         self.seed = seed
         self.device = torch.device(device)
-        self.bf16 = has_bf16(torch.device(device))
+        self.bf16 = has_bf16(self.device)
+        # whether steps that say so are recorded and replayed
+        self.replays = allowed(self.device)
         self.log_book = Log()
         self.probes: dict[str, nn.Module | Callable[[Tensor], nn.Module]] = {}
         self.rng = torch.Generator().manual_seed(seed)
@@ -304,15 +316,11 @@ class Engine:
         many outputs as classes unless told.
         """
         mean, std = self._moments or (None, None)
-        return self.move(
-            Net(
-                self.rules.model,
-                len(self.classes) if outputs is None else outputs,
-                mean,
-                std,
-                pretrained=True,
-            )
-        )
+        outputs = len(self.classes) if outputs is None else outputs
+        net = Net(self.rules.model, outputs, mean, std, pretrained=True)
+        every = math.ceil(len(self._train) / per_part(STARTING, self._train.x))
+        net.to(self.device).start(self.to_float(self._train.x[:: every or 1]))
+        return self.move(net)
 
     def move(self, net: AnyModule) -> AnyModule:
         """A network of a method's own on the device, in the layout that convolutions like."""
@@ -356,6 +364,7 @@ class Engine:
             audit=self._audit,
         )
         own._poisoning = self._each_batch
+        own.replays = self.replays
         name = "second victim" if second else "train"
         trained = own.fit(own.new_model(), self._train, name=name).state_dict()
         return trained | own.log_book.tensors()
@@ -491,7 +500,10 @@ class Engine:
         ``steps`` sets its learning rate by the recipe's schedule where it is among the ``keep``.
         """
         recipe = recipe or self.rules.recipe
-        optimizer = _made(recipe, [p for p in net.parameters() if p.requires_grad])
+        trained = [p for p in net.parameters() if p.requires_grad]
+        # a graph reads the rate where it lies
+        lr = torch.full((), recipe.lr, device=self.device) if self.replays else recipe.lr
+        optimizer = _made(recipe, trained, lr, capturable=self.replays)
         self._recipes[optimizer] = recipe
         return optimizer
 
@@ -565,7 +577,8 @@ class Engine:
             if recipe:
                 optimizer: Any = part
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.lr_at(share)
+                    lr = recipe.lr_at(share)
+                    group["lr"] = group["lr"].fill_(lr) if self.replays else lr
 
     def draw(self, images: Images, n: int) -> Tensor:
         """Places of ``n`` of the images at random, with replacement: int64 (n,)."""
@@ -584,17 +597,30 @@ class Engine:
         recipe: Recipe | None = None,
         answers: Callable[[Tensor], nn.Module] | None = None,
         augmented: bool = True,
+        recordable: bool = False,
     ) -> AnyModule:
         """Train ``net`` in place and return it in eval mode: a loop over ``steps`` in short.
 
         Args:
             loss: what is minimised, (net, x, y) -> scalar.
+            recordable: ``net`` and ``loss`` are as ``recorded`` wants it; plain training is.
 
         The others are those of ``steps``.
         """
         optimizer = self.optimizer(net, recipe)
         compiled = self.compile and loss is cross_entropy
         forward: Any = torch.compile(net, mode=self.compile) if compiled else net
+
+        def learn(x: Tensor, y: Tensor) -> Tensor:
+            with self.autocast():
+                value = loss(forward, x, y)
+            descend(optimizer, value)
+            return value.detach()
+
+        # other networks may draw chance in their forward pass
+        plain = loss is cross_entropy and isinstance(net, Net) and not compiled
+        if recordable or plain:
+            learn = self.recorded(learn)
         for step in self.steps(
             name,
             images,
@@ -605,10 +631,17 @@ class Engine:
             answers=answers,
             augmented=augmented,
         ):
-            with self.autocast():
-                step.loss = loss(forward, step.x, step.y)
-            step.descend(optimizer)
+            step.loss = learn(step.x, step.y)
         return net
+
+    def recorded(self, learn: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A function of tensors that trains on them and gives the loss, replayed as a CUDA graph
+        where that is allowed (``graphs``), and as it is elsewhere.
+
+        It must do the same work each time, never wait for the device, and draw no chance on the
+        CPU. Make it anew for every loop over ``steps``, after the optimizers.
+        """
+        return Replayed(learn) if self.replays else learn
 
     def _passes(
         self, images: Images | None, recipe: Recipe, per_epoch: int, augmented: bool

@@ -116,9 +116,18 @@ class Net(nn.Module):
         told = getattr(self.backbone, "pretrained_cfg", {})
         self.side: int | None = told["input_size"][-1] if told.get("fixed_input_size") else None
 
+    def start(self, x: Tensor) -> None:
+        """Have the network take from training images, float (n, 3, h, w) in [0, 1], what it starts
+        from; most take nothing.
+        """
+        if hasattr(self.backbone, "start"):
+            self.backbone.start(self._scaled(x))
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.mean is None else (x - self.mean) / self.std
+
     def features(self, x: Tensor) -> Tensor:
-        if self.mean is not None:
-            x = (x - self.mean) / self.std
+        x = self._scaled(x)
         if self.side and x.shape[-1] != self.side:
             x = F.interpolate(x, (self.side, self.side), mode="bilinear")
         out: Tensor = self.backbone.forward_head(self.backbone.forward_features(x), pre_logits=True)

@@ -145,6 +145,7 @@ def held_losses(
         loss=held,
         recipe=constant,
         augmented=False,
+        recordable=True,
     )
     return F.cross_entropy(engine.predict(net, train), train.y, reduction="none")
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from backdoorbench_ext.api import Defense, Images, option
-from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.engine import Engine, descend
 from backdoorbench_ext.models import Net
 
 
@@ -92,21 +92,31 @@ class CBD(Defense):
         clean = engine.new_model()
         optimizer = engine.optimizer(clean)
         critic = discriminator(2 * clean.num_features, released).to(engine.device)
-        critic_optimizer = torch.optim.Adam(critic.parameters(), self.critic_lr)
-        for step in engine.steps("f_C", train, keep=(clean, optimizer, critic, critic_optimizer)):
+        critic_optimizer = torch.optim.Adam(
+            critic.parameters(), self.critic_lr, capturable=engine.replays
+        )
+        beta = self.beta
+        adversarial = self.adversarial
+
+        def learn(x: Tensor, y: Tensor, order: Tensor) -> Tensor:
             with engine.autocast():
-                r = biased.features(step.x)
-                z = clean.features(step.x)
-                shuffled = r.roll(1, 0) if released else shuffle(r)
-                if self.adversarial:
-                    step.descend(critic_optimizer, -dependence(critic, z.detach(), r, shuffled))
-                ce_biased = F.cross_entropy(biased.head(r), step.y, reduction="none")
-                ce_clean = F.cross_entropy(clean.head(z), step.y, reduction="none")
+                r = biased.features(x)
+                z = clean.features(x)
+                shuffled = r[order]
+                if adversarial:
+                    descend(critic_optimizer, -dependence(critic, z.detach(), r, shuffled))
+                ce_biased = F.cross_entropy(biased.head(r), y, reduction="none")
+                ce_clean = F.cross_entropy(clean.head(z), y, reduction="none")
                 w = weights(ce_biased, ce_clean.detach(), normalised=self.variant != "paper")
-                step.loss = (w * ce_clean).mean() + self.beta * z.float().square().sum(1).mean()
-                if self.adversarial:
-                    step.loss = step.loss + self.adversarial * dependence(critic, z, r, shuffled)
-            step.descend(optimizer)
+                loss = (w * ce_clean).mean() + beta * z.float().square().sum(1).mean()
+                if adversarial:
+                    loss = loss + adversarial * dependence(critic, z, r, shuffled)
+            descend(optimizer, loss)
+            return loss.detach()
+
+        recorded = engine.recorded(learn)
+        for step in engine.steps("f_C", train, keep=(clean, optimizer, critic, critic_optimizer)):
+            step.loss = recorded(step.x, step.y, partners(step.y, released))
         self.tell(biased, clean, train, engine)
         return clean
 
@@ -122,9 +132,12 @@ class CBD(Defense):
         engine.suspect("weights", -w, w < 0.5)
 
 
-def shuffle(r: Tensor) -> Tensor:
-    """The rows in a random order, drawn on the CPU as all chance."""
-    return r[torch.randperm(len(r)).to(r.device, non_blocking=True)]
+def partners(y: Tensor, released: bool) -> Tensor:
+    """Whose r stands beside whose z in fake pairs, int64 (n,): in a random order, drawn on the CPU
+    as all chance, or the one before.
+    """
+    order = torch.arange(len(y)).roll(1) if released else torch.randperm(len(y))
+    return order.to(y.device, non_blocking=True)
 
 
 def weights(ce_biased: Tensor, ce_clean: Tensor, normalised: bool = False) -> Tensor:

@@ -91,7 +91,12 @@ class MCCI(Defense):
             )
 
         return engine.fit(
-            engine.move(net), train, name="SFRN + AIN", recipe=recipe, answers=answers
+            engine.move(net),
+            train,
+            name="SFRN + AIN",
+            recipe=recipe,
+            answers=answers,
+            recordable=True,
         )
 
     def finish(self, net: nn.Module, engine: Engine) -> nn.Module:
