@@ -115,6 +115,64 @@ class PlainNet(Pooled):
         return out
 
 
+class FastNet(Pooled):
+    """A wide and shallow network for small images that a CPU trains in minutes: whitened patches,
+    then three times convolution, max-pooling, convolution.
+
+    The first layer sees patches of 2x2 pixels along their principal axes, each scaled to variance 1
+    and in both signs; it comes from the training images (``start``) and is not trained. The idea
+    and the frame are those of Page (2018, https://myrtle.ai/learn/how-to-train-your-resnet) and
+    Jordan (2024, https://arxiv.org/abs/2404.00498).
+    """
+
+    patches: Tensor
+
+    def __init__(self, widths: tuple[tuple[int, int], ...], num_classes: int) -> None:
+        super().__init__()
+        # a buffer: whatever freezes, prunes or fine-tunes weights leaves it as it is
+        self.register_buffer("patches", torch.randn(24, 3, 2, 2) / 12**0.5)
+        self.bias = nn.Parameter(torch.zeros(24))
+        stages: list[nn.Module] = []
+        inputs = 24
+        for first, second in widths:
+            stages.append(
+                nn.Sequential(
+                    nn.Conv2d(inputs, first, 3, 1, 1, bias=False),
+                    nn.MaxPool2d(2),
+                    nn.BatchNorm2d(first),
+                    nn.ReLU(inplace=True),
+                    nn.Conv2d(first, second, 3, 1, 1, bias=False),
+                    nn.BatchNorm2d(second),
+                    nn.ReLU(inplace=True),
+                )
+            )
+            inputs = second
+        self.stages = nn.Sequential(*stages)
+        self.num_features = inputs
+        self.fc = nn.Linear(inputs, num_classes)
+
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        """Whiten patches as those of images float (n, 3, h, w) are."""
+        axes = whitening(x)
+        self.patches.copy_(torch.cat((axes, -axes)))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        out: Tensor = self.stages(F.relu(F.conv2d(x, self.patches, self.bias), inplace=True))
+        return out
+
+
+def whitening(x: Tensor, floor: float = 5e-4) -> Tensor:
+    """The principal axes of the 2x2 patches of images float (n, 3, h, w), those of most variance
+    first, each divided by the root of its variance + ``floor``: (12, 3, 2, 2).
+    """
+    patches = F.unfold(x, 2).transpose(1, 2).flatten(0, 1)
+    variances, axes = torch.linalg.eigh(patches.T.cov().double())
+    scaled = axes / (variances + floor).sqrt()
+    whitened: Tensor = scaled.T.flip(0).float().view(12, 3, 2, 2)
+    return whitened
+
+
 class T2TViT(Pooled):
     """Tokens-to-token ViT (Yuan et al. 2021, https://arxiv.org/abs/2101.11986): three soft splits
     gather overlapping patches into tokens, with a transformer layer of width 64 after each of the
@@ -181,6 +239,18 @@ def cnn5(pretrained: bool = False, num_classes: int = 10, **_: Any) -> PlainNet:
     parameters.
     """
     return PlainNet(((32, 2), (64, 1), (64, 2), (128, 1), (128, 2)), num_classes)
+
+
+@register_model
+def fastnet(pretrained: bool = False, num_classes: int = 10, **_: Any) -> FastNet:
+    """The network of the protocol ``fast``: 256 features, 1.1 million parameters."""
+    return FastNet(((32, 64), (128, 128), (256, 256)), num_classes)
+
+
+@register_model
+def fastnet_l(pretrained: bool = False, num_classes: int = 10, **_: Any) -> FastNet:
+    """A wider one, for a GPU: 256 features, 2.0 million parameters."""
+    return FastNet(((64, 64), (256, 256), (256, 256)), num_classes)
 
 
 @register_model

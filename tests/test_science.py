@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from conftest import RULES, make_images
 from torch import nn
 
-from backdoorbench_ext import datasets, models, records, suite
+from backdoorbench_ext import datasets, models, records, registry, suite
 from backdoorbench_ext.api import Attack
 from backdoorbench_ext.attacks.badnets import BadNets
 from backdoorbench_ext.attacks.blend import Blend, picture
 from backdoorbench_ext.attacks.none import NoAttack
 from backdoorbench_ext.augmentation import augment
+from backdoorbench_ext.benchmarks import fast_cifar10
 from backdoorbench_ext.defenses.cbd import dependence, discriminator, weights
 from backdoorbench_ext.defenses.mcci import MCCI, MindControl, Spectrum, TwoPaths, ain
 from backdoorbench_ext.engine import Diverged, Engine, seed_of
@@ -26,7 +27,7 @@ from backdoorbench_ext.frequency import dct2
 from backdoorbench_ext.images import Images
 from backdoorbench_ext.lab import hold_out
 from backdoorbench_ext.models import Net, parameters
-from backdoorbench_ext.protocols import BACKDOORBENCH, CBD, NETWORKS, Recipe
+from backdoorbench_ext.protocols import BACKDOORBENCH, CBD, FAST, NETWORKS, Recipe
 from backdoorbench_ext.protocols import MCCI as MCCI_PROTOCOL
 from backdoorbench_ext.work import counts
 
@@ -371,6 +372,37 @@ def test_networks_keep_timms_contract(name):
     }
     if name in expected:
         assert parameters(Net(name, 10)) == pytest.approx(expected[name], rel=0.01)
+
+
+def test_the_fast_network_whitens_patches_of_the_training_images():
+    """Smooth images give correlated patches; after the first layer nothing correlates, and each
+    axis comes in both signs.
+    """
+    noise = torch.randint(256, (400, 3, 18, 18), generator=torch.Generator().manual_seed(1)).float()
+    smooth = F.avg_pool2d(noise, 3, 1).round().byte()
+    images = Images(smooth, torch.arange(400) % 3, ("a", "b", "c"))
+    net = Engine(replace(RULES, model="fastnet"), images).new_model()
+    patches = net.backbone.patches
+    assert not patches.requires_grad and "backbone.patches" in net.state_dict()
+    seen = F.conv2d(smooth.float() / 255, patches)[:, :12].transpose(0, 1).flatten(1)
+    covariance = np.cov(seen.double().numpy())
+    # variance 1 but for the floor
+    assert (np.diag(covariance) > 0.5).all() and (np.diag(covariance) < 1).all()
+    assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 1e-5
+    raw = F.unfold(smooth.float() / 255, 2).transpose(0, 1).flatten(1)
+    assert np.abs(np.corrcoef(raw.double().numpy())).mean() > 0.15, "they did correlate before"
+    torch.testing.assert_close(patches[12:], -patches[:12])
+
+
+def test_lengths_under_the_fast_protocol_follow_from_the_papers():
+    """A tenth of those of the papers' hundred epochs, as --scale 0.1 has it; T1 half an epoch."""
+    assert FAST.recipe.epochs == 10
+    bases = ("abl", "nab", "pdb", "spectral", "asd", "dbd[variant=release]")
+    for text, base in zip(fast_cifar10.TRAINED, bases, strict=True):
+        shorter = registry.create("defenses", suite._shorter("defenses", base, 0.1))
+        assert registry.create("defenses", text) == shorter
+    t1 = registry.create("defenses", fast_cifar10.causal(fast_cifar10.BATCHES)[0]).t1_steps
+    assert t1 == round(0.5 * fast_cifar10.BATCHES)
 
 
 def test_networks_start_as_in_the_releases():

@@ -17,13 +17,16 @@ from backdoorbench_ext.benchmarks.looks import releases
 from backdoorbench_ext.benchmarks.speed import (
     cell,
     equal,
+    fast,
     grid,
+    peers,
     pipeline,
     poisoning,
     timing,
     training,
     triggers,
 )
+from backdoorbench_ext.datasets import load
 from backdoorbench_ext.devices import has_bf16
 from backdoorbench_ext.engine import Engine, moments
 from backdoorbench_ext.errors import InputError
@@ -199,3 +202,53 @@ def test_moments_from_counts():
     floats = x.double() / 255
     torch.testing.assert_close(mean, floats.mean((0, 2, 3)).float())
     torch.testing.assert_close(std, floats.std((0, 2, 3)).float())
+
+
+def test_the_search_tells_accuracy_on_held_images_epoch_by_epoch(images, capsys):
+    points = fast.curve(RULES, images, make_images(20, seed=4), smoothing=0.1)
+    assert len(points) == RULES.recipe.epochs == len(capsys.readouterr().out.splitlines())
+    assert all(0 <= point["accuracy"] <= 100 for point in points)
+    assert points[-1]["s"] > points[0]["s"] > 0
+
+
+@pytest.fixture
+def peer():
+    """What a peer's process is told."""
+    return Namespace(
+        dataset="digits",
+        data=None,
+        images=40,
+        test=20,
+        model="cnn5",
+        epochs=1,
+        device="cpu",
+        workers=0,
+    )
+
+
+def test_a_cell_of_ours_beside_the_peers(peer, monkeypatch):
+    monkeypatch.setattr(peers, "BACKDOORBENCH", RULES)
+    cell = peers.ours(peer)
+    assert cell["cell s"] > cell["poison s"] > 0 and cell["images/s"] > 0
+
+
+def test_peers_are_given_the_same_images(peer, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    monkeypatch.setattr(CIFAR10, "__init__", CIFAR10.__init__)
+    peers.serve(peer)
+    given = CIFAR10("nowhere", train=False, download=True)
+    test = load("digits[train=40,test=20]")[1]
+    assert np.array_equal(np.asarray(given[3][0]), test.x[3].permute(1, 2, 0).numpy())
+    assert given[3][1] == int(test.y[3]) and len(given) == 20
+
+
+def test_peers_that_are_not_there_are_left_out(monkeypatch, capsys):
+    cell = dict.fromkeys(peers.MEASURED, 1.0)
+    asked = []
+    monkeypatch.setattr(peers, "measured", lambda way, *_: asked.append(way) or cell)
+    monkeypatch.setattr(sys, "argv", ["peers", "--rounds", "2", "--threads", "1"])
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    peers.main()
+    assert asked == ["ours", "ours"]
+    assert "BackdoorBench is left out" in capsys.readouterr().out
