@@ -436,6 +436,8 @@ class Defense(Method, ABC):
 
     # needs no training set: it starts from the victim, or is none
     after_training: ClassVar[bool] = False
+    # somebody else's code that evaluates itself: it is given the test images as ``engine.tests``
+    sees_tests: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, train: Images, engine: Engine) -> nn.Module:

@@ -43,7 +43,8 @@ def names(kind: str) -> dict[str, str]:
     if kind == "metrics":
         return metrics.names()
     lines = {name: line(dotted) for name, dotted in registry.modules(kind).items()}
-    return lines | (checkout.attacks() if kind == "attacks" else {})
+    theirs = {"attacks": checkout.attacks, "defenses": checkout.defenses}
+    return lines | (theirs[kind]() if kind in theirs else {})
 
 
 def line(dotted: str) -> str:

@@ -263,6 +263,7 @@ class Engine:
             are never compiled.
         audit: logged after every epoch of a classifier, and nothing else changes.
         each_batch: what an attacker who controls the training of the victim does to its batches.
+        tests: clean and triggered test images, for defenses that say ``sees_tests``.
     """
 
     def __init__(
@@ -279,8 +280,10 @@ class Engine:
         compile: str = "",
         audit: Audit | None = None,
         each_batch: EachBatch | None = None,
+        tests: tuple[Images, Poisoned] | None = None,
     ) -> None:
         self.rules = rules
+        self.tests = tests
         self._each_batch = each_batch
         self._poisoning: EachBatch | None = None
         self.classes = train.classes
@@ -310,6 +313,12 @@ class Engine:
             self._moments = torch.tensor(rules.normalise[0]), torch.tensor(rules.normalise[1])
         torch.manual_seed(seed)
         torch.backends.cudnn.benchmark = True
+
+    @property
+    def normalisation(self) -> tuple[list[float], list[float]]:
+        """Mean and deviation a channel by which networks see images."""
+        mean, std = self._moments or (torch.zeros(3), torch.ones(3))
+        return mean.tolist(), std.tolist()
 
     def new_model(self, outputs: int | None = None) -> Net:
         """The protocol's network as trainings start, new or from the weights of its tag, with as

@@ -297,6 +297,7 @@ class Lab:
             compile=self.options.compile,
             audit=self._audit() if self.options.audit else None,
             each_batch=self._each_batch(),
+            tests=(self.test, self.triggered) if self.defense.sees_tests else None,
         )
 
     def _each_batch(self) -> EachBatch | None:

@@ -11,7 +11,9 @@ from .frame import Key, Number, summary
 from .metrics import Metric
 from .naming import heads, labels, letters, rate
 from .records import Record, precision
+from .registry import parse
 from .suite import Suite
+from .toolbox.checkout import chosen_on_tests
 
 # more defenses than these stand below each other, not beside
 WIDE = 6
@@ -260,6 +262,11 @@ def caption(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) 
     ]
     if unlike:
         parts.append(f"defenses did not have the same poisoned images of: {', '.join(unlike)}")
+    chosen = [
+        title for defense, title in heads(defenses).items() if chosen_on_tests(parse(defense)[0])
+    ]
+    if chosen:
+        parts.append(f"chosen on the test set by its own script: {', '.join(chosen)}")
     if options:
         parts.append("options: " + "; ".join(options))
     parts.append("protocol " + _protocols(suite, datasets))

@@ -12,7 +12,12 @@ from .errors import InputError
 
 @cache
 def plain(kind: str, name: str) -> str:
-    """A method's title without options: what its class says, else its name in the usual case."""
+    """A method's title without options: what its class says, else its name in the usual case; of
+    BackdoorBench's own script its name there.
+    """
+    scheme, _, script = name.partition(":")
+    if scheme == "backdoorbench":
+        return f"{script} (BackdoorBench)"
     try:
         told: str = registry.get_class(kind, name).title
     except InputError:

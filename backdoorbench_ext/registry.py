@@ -34,7 +34,11 @@ BASES = {
 # the name of the one object of a file
 OBJECTS = {"benchmarks": "SUITE", "metrics": "METRIC"}
 # attacks of other toolboxes: "record:FOLDER"
-SCHEMES = dict.fromkeys(("record", "backdoorbench"), "backdoorbench_ext.toolbox.attacks")
+SCHEMES = {
+    ("attacks", "record"): "backdoorbench_ext.toolbox.attacks",
+    ("attacks", "backdoorbench"): "backdoorbench_ext.toolbox.attacks",
+    ("defenses", "backdoorbench"): "backdoorbench_ext.toolbox.defenses",
+}
 # what stands in quotes is text: brackets and commas in it are a path's own
 QUOTES = ("'", '"')
 # letters of an option's value
@@ -247,8 +251,8 @@ def create(kind: str, text: str) -> Any:
     name, options = parse(text)
     scheme, colon, rest = name.partition(":")
     try:
-        if colon and kind == "attacks" and scheme in SCHEMES:
-            return importlib.import_module(SCHEMES[scheme]).attack(scheme, rest, options)
+        if colon and (kind, scheme) in SCHEMES:
+            return importlib.import_module(SCHEMES[kind, scheme]).made(scheme, rest, options)
     except ValueError as error:
         raise InputError(str(error)) from None
     cls = get_class(kind, name)

@@ -17,8 +17,7 @@ from .errors import nearest
 from .protocols import PROTOCOLS, Protocol
 from .suite import Suite
 from .surroundings import surroundings
-from .toolbox import attacks as toolbox
-from .toolbox import checkout
+from .toolbox import attacks, checkout, defenses
 
 METHODS = ("attacks", "defenses", "executors", "benchmarks")
 
@@ -30,10 +29,11 @@ def show(out: Console, name: str) -> None:
         InputError: nothing does.
     """
     kinds = [kind for kind in METHODS if name in registry.modules(kind)]
-    theirs = checkout.attacks()
-    if name in theirs:
-        words = escape(flowing(toolbox))
-        out.print(f"[bold]{name}[/bold]  (attack: {theirs[name]})\n\n{words}", highlight=False)
+    kinds_of_theirs = {"attack": checkout.attacks(), "defense": checkout.defenses()}
+    theirs = [kind for kind, names in kinds_of_theirs.items() if name in names]
+    for kind in theirs:
+        _theirs(out, name, kind, kinds_of_theirs[kind][name])
+    if theirs:
         return
     if not kinds and name not in PROTOCOLS:
         known = [n for kind in (*METHODS, "protocols") for n in catalogue.names(kind)]
@@ -49,6 +49,25 @@ def show(out: Console, name: str) -> None:
         out.print()
     if name in PROTOCOLS:
         out.print(str(PROTOCOLS[name]), highlight=False, markup=False)
+
+
+def _theirs(out: Console, name: str, kind: str, line: str) -> None:
+    """A method of BackdoorBench: how it is run, and the flags of a defense with what its YAML file
+    has for them.
+    """
+    module = attacks if kind == "attack" else defenses
+    out.print(f"[bold]{name}[/bold]  ({kind}: {escape(line)})\n", highlight=False)
+    out.print(flowing(module), highlight=False, markup=False)
+    if kind == "defense":
+        method = name.partition(":")[2]
+        why = defenses.refused(method)
+        if why:
+            out.print(f"\ncannot run here: {why}", highlight=False, markup=False)
+        table = Table("flag", "its default for CIFAR-10", title="its flags")
+        for flag, value in defenses.defaults(method).items():
+            table.add_row(flag, escape("" if value is None else str(value)))
+        out.print(table)
+    out.print()
 
 
 def flowing(described: Any) -> str:

@@ -720,14 +720,14 @@ def test_names_with_and_without_a_checkout(checkout, monkeypatch, capsys):
         and "BACKDOORBENCH_PYTHON" in capsys.readouterr().out
     )
     with pytest.raises(InputError, match="Did you mean 'backdoorbench:badnet'"):
-        attacks.attack("backdoorbench", "badnt", {}).check(torch.zeros(1, 3, 8, 8))
+        attacks.made("backdoorbench", "badnt", {}).check(torch.zeros(1, 3, 8, 8))
     monkeypatch.setenv("BACKDOORBENCH_HOME", str(checkout / "attack"))
     with pytest.raises(InputError, match="no checkout"):
         checkout_module.home()
     monkeypatch.delenv("BACKDOORBENCH_HOME")
     assert here("list", "attacks") == 0 and "backdoorbench:" not in capsys.readouterr().out
     with pytest.raises(InputError, match="set BACKDOORBENCH_HOME"):
-        attacks.attack("backdoorbench", "badnet", {}).check(torch.zeros(1, 3, 8, 8))
+        attacks.made("backdoorbench", "badnet", {}).check(torch.zeros(1, 3, 8, 8))
 
 
 # --- the real thing

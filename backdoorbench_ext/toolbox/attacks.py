@@ -10,10 +10,7 @@ its own flags.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +27,7 @@ from ..images import Images, Poisoned
 from ..models import Net
 from ..reading import place
 from . import checkout, record
+from .process import launch
 
 CLEAN_LABEL = ("sig", "lc", "ctrl")
 
@@ -174,7 +172,7 @@ class BackdoorBenchAttack(Supplied):
                 "img_size": [*train.x.shape[2:], 3],
             }
             given |= self.flags
-            _launch(["transform", self.method, str(folder.resolve()), json.dumps(given)], folder)
+            self._launch("transform", [str(folder.resolve()), json.dumps(given)], folder)
         with np.load(folder / "after.npz", allow_pickle=False) as after:
             made = [
                 torch.from_numpy(after[f"{k}_images"]).permute(0, 3, 1, 2).contiguous()
@@ -217,37 +215,15 @@ class BackdoorBenchAttack(Supplied):
             }
             words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
             (checkout.home() / "record").mkdir(exist_ok=True)
-            _launch(["script", self.method, *words, "--save_folder_name", made.name], folder)
+            self._launch("script", [*words, "--save_folder_name", made.name], folder)
         return record.read(made)
 
-
-def _launch(words: list[str], folder: Path) -> None:
-    """Run BackdoorBench's code in a process of its own; what it prints goes into ``log.txt``.
-
-    Raises:
-        RuntimeError: it failed; its exit code and last lines.
-    """
-    command = [
-        os.environ.get("BACKDOORBENCH_PYTHON", sys.executable),
-        str(Path(__file__).with_name("launch.py")),
-        *words,
-    ]
-    with (folder / "log.txt").open("w", encoding="utf-8") as log:
-        code = subprocess.run(
-            command, cwd=checkout.home(), stdout=log, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    if code:
-        last = " | ".join(
-            line.strip()
-            for line in (folder / "log.txt").read_text("utf-8", "replace").strip().splitlines()[-3:]
-        )
-        raise RuntimeError(
-            f"backdoorbench:{words[1]} ended with exit code {code}: {last} (all of it: "
-            f"{folder / 'log.txt'})"
-        )
+    def _launch(self, what: str, words: list[str], folder: Path) -> None:
+        """In the checkout, whose scripts count on it."""
+        launch("launch.py", self.method, [what, self.method, *words], folder, checkout.home())
 
 
-def attack(scheme: str, rest: str, options: dict[str, Any]) -> Attack:
+def made(scheme: str, rest: str, options: dict[str, Any]) -> Attack:
     """The attack of a name with a scheme, ``record:FOLDER`` or ``backdoorbench:NAME``."""
     if scheme == "record":
         unknown = [name for name in options if name != "network"]

@@ -14,6 +14,21 @@ DISPATCH = {name: name for name in ("badnet", "blended", "sig", "ctrl", "ftrojan
     "lf": "lowFrequency",
 }
 
+# files of defense/ that are none
+PARTS = ("__init__", "base", "dataset_load_mode")
+# why a script cannot stand in a table; in f02e353, July 2025
+BROKEN = {
+    "bnp": "it imports defense.mbns, which the checkout has not",
+    "ep": "it imports defense.dde, which the checkout has not",
+    "npd": "it saves the victim, not what it made of it",
+}
+NEEDS_CUDA = ("dbd", "i-bau")
+# scripts that choose what they save by the test images, and how
+CHOSEN_ON_TESTS = {
+    "anp": "the masks with the least test ASR",
+    "fp": "neurons pruned until test CA falls",
+}
+
 
 def home() -> Path:
     """The folder of the checkout.
@@ -47,3 +62,29 @@ def attacks() -> dict[str, str]:
         for file in files
         if file.stem != "prototype"
     }
+
+
+def defenses() -> dict[str, str]:
+    """The defenses of the checkout and what is to be known of each; none without a checkout."""
+    if not os.environ.get("BACKDOORBENCH_HOME"):
+        return {}
+    files = sorted((home() / "defense").glob("*.py"))
+    scripts = [file.stem for file in files if file.stem not in PARTS]
+    return {f"backdoorbench:{script}": _known_of(script) for script in scripts}
+
+
+def _known_of(script: str) -> str:
+    if script in BROKEN:
+        return f"cannot run: {BROKEN[script]}"
+    words = ["BackdoorBench's own script"]
+    if script in NEEDS_CUDA:
+        words.append("on a CUDA device")
+    if script in CHOSEN_ON_TESTS:
+        words.append(f"chosen on the test set: {CHOSEN_ON_TESTS[script]}")
+    return "; ".join(words)
+
+
+def chosen_on_tests(name: str) -> bool:
+    """Whether what a defense of that name gives was chosen on the test images."""
+    scheme, _, script = name.partition(":")
+    return scheme == "backdoorbench" and script in CHOSEN_ON_TESTS

@@ -1,0 +1,112 @@
+"""Runs in BackdoorBench's Python, in a folder of ours: ``launch_defense.py NAME HOME FLAGS...``.
+
+The script ``HOME/defense/NAME.py`` is not changed. Every script gets its data and its victim from
+one function, ``load_attack_result``; here it answers from ``given.npz`` and ``victim.pt``. What the
+script writes lies below ``record/`` in this folder, nothing in the checkout.
+"""
+
+import argparse
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+sys.dont_write_bytecode = True
+
+
+class Rows(torch.utils.data.Dataset[Any]):
+    """Images uint8 (n, h, w, 3) and labels as a data set of torchvision's."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self.data = images
+        self.targets = [int(label) for label in labels]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, place: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.data[place]), self.targets[place]
+
+
+def answer(dataset: str) -> Any:
+    """What takes the place of ``load_attack_result``."""
+    import utils.aggregate_block.dataset_and_transform_generate as source  # type: ignore[import-not-found]
+    from torchvision import transforms
+    from utils.bd_dataset_v2 import (  # type: ignore[import-not-found]
+        dataset_wrapper_with_transform,
+        prepro_cls_DatasetBD_v2,
+    )
+
+    with np.load("given.npz", allow_pickle=False) as file:
+        given = dict(file)
+    told = torch.load("victim.pt", map_location="cpu", weights_only=True)
+    height, width = given["train_images"].shape[1:3]
+    mean = given["mean"].tolist()
+    std = given["std"].tolist()
+    source.get_num_classes = lambda *_: int(told["num_classes"])
+    source.get_input_shape = lambda *_: (height, width, 3)
+    source.get_dataset_normalization = lambda *_: transforms.Normalize(mean, std)
+
+    def sets() -> dict[str, Any]:
+        """The four data sets of a record; the clean training set is the poisoned one and behind it
+        the clean reserve, to which ``--index`` points.
+        """
+        n = len(given["train_images"])
+        both = (
+            np.concatenate((given["train_images"], given["reserve_images"])),
+            np.concatenate((given["train_labels"], given["reserve_labels"])),
+        )
+        train = prepro_cls_DatasetBD_v2(Rows(*both))
+        # nobody is marked as poisoned
+        train.subset(np.arange(n))
+        test = prepro_cls_DatasetBD_v2(Rows(given["triggered_images"], given["triggered_true"]))
+        for i, label in enumerate(given["triggered_labels"].tolist()):
+            image = Image.fromarray(given["triggered_images"][i])
+            test.set_one_bd_sample(i, image, label, int(given["triggered_true"][i]))
+        change = {
+            which: source.get_transform(dataset, height, width, train=which)
+            for which in (True, False)
+        }
+        clean_test = Rows(given["test_images"], given["test_labels"])
+        return {
+            "clean_train": dataset_wrapper_with_transform(Rows(*both), change[True]),
+            "clean_test": dataset_wrapper_with_transform(clean_test, change[False]),
+            "bd_train": dataset_wrapper_with_transform(train, change[True]),
+            "bd_test": dataset_wrapper_with_transform(test, change[False]),
+        }
+
+    def load_attack_result(path: str, *_: Any, **__: Any) -> Any:
+        if not str(path).endswith("attack_result.pt"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+        return {"model_name": told["model_name"], "model": dict(told["model"]), **sets()}
+
+    return load_attack_result
+
+
+def main() -> None:
+    name, home, *flags = sys.argv[1:]
+    # BackdoorBench's packages have common names: this folder must not come before them
+    here = sys.path.pop(0)
+    sys.path.insert(0, here)
+    import launch  # type: ignore[import-not-found]
+
+    sys.path.remove(here)
+    launch.old_names()
+    sys.path.insert(0, home)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dataset")
+    known, _ = parser.parse_known_args(flags)
+    import utils.save_load_attack as save_load  # type: ignore[import-not-found]
+
+    save_load.load_attack_result = answer(known.dataset)
+    script = Path(home) / "defense" / f"{name}.py"
+    sys.argv = [str(script), *flags]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""BackdoorBench's defenses in our grid, with a checkout of a few lines that is ours."""
+
+import json
+
+import pytest
+import torch
+from conftest import here
+from test_toolbox import TINY, clean_sets, npz
+
+from backdoorbench_ext import layout, metrics, records
+from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.lab import Lab
+from backdoorbench_ext.options import Options
+from backdoorbench_ext.suite import Suite
+from backdoorbench_ext.toolbox import checkout, defenses
+
+# what scripts import of the checkout; the sets are as BackdoorBench's in what is used of them
+SOURCE = """
+def get_num_classes(dataset):
+    raise AssertionError("answered by us")
+get_input_shape = get_dataset_normalization = get_num_classes
+def get_transform(dataset, height, width, train):
+    return dataset, height, width, train
+"""
+SETS = """
+class dataset_wrapper_with_transform:
+    def __init__(self, dataset, change):
+        self.wrapped_dataset, self.change = dataset, change
+class prepro_cls_DatasetBD_v2:
+    def __init__(self, dataset):
+        self.dataset, self.places, self.samples = dataset, list(range(len(dataset))), {}
+    def subset(self, places):
+        self.places = places.tolist()
+    def set_one_bd_sample(self, i, image, label, true):
+        self.samples[i] = image, label, true
+"""
+SCRIPT = """
+import argparse, json, sys
+from pathlib import Path
+import numpy as np
+import torch
+import yaml
+from utils.aggregate_block.dataset_and_transform_generate import get_num_classes
+from utils.save_load_attack import load_attack_result
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--device")
+parser.add_argument("--dataset")
+parser.add_argument("--dataset_path")
+parser.add_argument("--result_file")
+parser.add_argument("--yaml_path")
+parser.add_argument("--index")
+parser.add_argument("--model")
+parser.add_argument('--random_seed', type=int)
+parser.add_argument('--lr', type=float, default=7.0)
+parser.add_argument("-pm", '--pin_memory')
+parser.add_argument('--epochs', type=int)
+args = parser.parse_args()
+told = yaml.safe_load(Path(args.yaml_path).read_text())
+if args.epochs == 13:
+    print("step 1"); print("no luck"); sys.exit(3)
+attack = load_attack_result(f"record/{args.result_file}/attack_result.pt")
+clean, bad = attack["clean_train"].wrapped_dataset, attack["bd_test"].wrapped_dataset
+train = attack["bd_train"].wrapped_dataset
+index = np.loadtxt(args.index, dtype=int)
+net = {"module." + name: value for name, value in attack["model"].items()}
+bias = net.pop("module.fc.bias") + args.lr
+net["module.fc.bias_orig"] = bias
+net["module.fc.bias_mask"] = torch.tensor([1.0, 0.0, 1.0, 1.0])
+to = Path("record") / args.result_file / "defense" / "ft"
+to.mkdir(parents=True)
+rows = ("epoch,test_acc,test_asr,test_ra", "0,0.1,0.2,0.3", "1,0.5,0.25,0.75", "")
+(to / "ft_df.csv").write_text("\\n".join(rows))
+(to / "ft_df_summary.csv").write_text(",test_acc,test_asr,test_ra\\nlast,9,9,9\\n")
+torch.save({"model_name": attack["model_name"], "num_classes": 4, "model": net},
+           to / "defense_result.pt")
+Path(told["seen"]).write_text(json.dumps({
+    "reserve": [clean.data[i].tolist() for i in index],
+    "labels": train.dataset.targets, "places": train.places, "marked": len(train.samples),
+    "triggered": [[label, true] for _, label, true in bad.samples.values()],
+    "settings": told, "flags": vars(args), "classes": get_num_classes("x"),
+}))
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder that looks like a checkout, whose ``ft`` writes down what it is given."""
+    home = tmp_path / "home"
+    for file, text in {
+        "utils/aggregate_block/dataset_and_transform_generate.py": SOURCE,
+        "utils/bd_dataset_v2.py": SETS,
+        "utils/save_load_attack.py": "def load_attack_result(path):\n    raise AssertionError\n",
+        "config/defense/ft/cifar10.yaml": f"seen: {tmp_path / 'seen.json'}\nlr: 0.1\nepochs: 9\n",
+        "defense/base.py": "",
+        "defense/ft.py": SCRIPT,
+        "defense/anp.py": SCRIPT,
+        "defense/bnp.py": "",
+    }.items():
+        (home / file).parent.mkdir(parents=True, exist_ok=True)
+        (home / file).write_text(text)
+    monkeypatch.setenv("BACKDOORBENCH_HOME", str(home))
+    return home
+
+
+def grid(*names):
+    return Suite("grid", TINY, ("cifar10",), ("badnets[size=2]",), names)
+
+
+def lab(name, tmp_path):
+    data = npz(tmp_path / "data", *clean_sets())
+    options = Options(out=tmp_path / "runs", data=data, device="cpu")
+    return Lab(grid(name).cells()[0], options)
+
+
+def test_a_script_is_given_what_the_cell_has(home, tmp_path):
+    """Images as observed, the reserve as the clean ones, the test sets, our victim; who is poisoned
+    is not told; what it saves comes back, masks folded.
+    """
+    before = sorted(home.rglob("*"))
+    own = lab("backdoorbench:ft[lr=0.5]", tmp_path)
+    engine = own.engine()
+    net = own.defense.fit(own.poisoned.observed(), engine)
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    clean = own.engine().clean()
+    assert seen["reserve"] == clean.x.permute(0, 2, 3, 1).tolist()
+    n = len(own.poisoned)
+    assert seen["labels"] == own.poisoned.y.tolist() + clean.y.tolist()
+    assert seen["places"] == list(range(n)) and seen["marked"] == 0
+    assert seen["triggered"] == [[0, int(true)] for true in own.triggered.true]
+    # its YAML file, our plain settings, the user's flags, in this order; argparse's defaults are
+    # overruled
+    assert seen["settings"]["lr"] == seen["flags"]["lr"] == 0.5
+    assert seen["settings"]["epochs"] == 9 and seen["settings"]["pin_memory"] is False
+    assert seen["flags"]["device"] == "cpu" and seen["flags"]["model"] == "shufflenet_v2_x1_0"
+    assert seen["flags"]["random_seed"] == engine.seed % 2**31 and seen["classes"] == 4
+    victim = engine.victim().state_dict()
+    expected = (victim["backbone.fc.bias"] + 0.5) * torch.tensor([1.0, 0.0, 1.0, 1.0])
+    assert torch.equal(net.state_dict()["backbone.fc.bias"], expected)
+    same = [name for name in victim if name != "backbone.fc.bias"]
+    assert all(torch.equal(net.state_dict()[name], victim[name]) for name in same)
+    curves = engine.log_book.curves
+    assert (curves["its CA"], curves["its ASR"], curves["its ARR"]) == ([50.0], [25.0], [75.0])
+    assert engine.log_book.seconds["ft.py"] > 0 and engine.log_book.clean_given == len(own.reserve)
+    assert sorted(home.rglob("*")) == before, "it wrote into the checkout"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("backdoorbench:fft", "Did you mean 'backdoorbench:ft'"),
+        ("backdoorbench:base", "defenses of BackdoorBench"),
+        ("backdoorbench:bnp", "imports defense.mbns, which the checkout has not"),
+        ("backdoorbench:ft[epoch=3]", "Did you mean 'epochs'"),
+        ("backdoorbench:ft[model=vgg]", "model is decided by the cell"),
+        ("backdoorbench:ft[index=x]", "index is decided by the cell"),
+    ],
+)
+def test_what_is_refused_before_anything_runs(name, says, home, tmp_path):
+    with pytest.raises(InputError, match=says) as error:
+        lab(name, tmp_path).check()
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_checkout(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("BACKDOORBENCH_HOME")
+    with pytest.raises(InputError, match="set BACKDOORBENCH_HOME"):
+        lab("backdoorbench:ft", tmp_path).check()
+    assert here("list", "defenses") == 0 and "backdoorbench:" not in capsys.readouterr().out
+
+
+def test_what_is_needed_of_a_gpu(home, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "CUDA" in defenses.refused("i-bau") and not defenses.refused("ft")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert not defenses.refused("i-bau")
+
+
+def test_it_is_listed_and_shown(home, capsys):
+    assert here("list", "defenses") == 0
+    listed = capsys.readouterr().out
+    assert "backdoorbench:anp" in listed and "backdoorbench:base" not in listed
+    assert here("show", "backdoorbench:bnp") == 0
+    assert "cannot run here: it imports" in capsys.readouterr().out
+    assert here("show", "backdoorbench:ft") == 0
+    shown = capsys.readouterr().out
+    assert "epochs" in shown and "9" in shown and "random_seed" not in shown
+
+
+def test_in_a_table_and_where_a_script_fails(home, tmp_path, capsys):
+    """A failing script's last lines and exit code; the others go on, and the table says what was
+    chosen on the test images.
+    """
+    data = npz(tmp_path / "data", *clean_sets())
+    (home / "config/defense/anp").mkdir()
+    text = (home / "config/defense/ft/cifar10.yaml").read_text()
+    (home / "config/defense/anp/cifar10.yaml").write_text(text)
+    names = ("none", "backdoorbench:anp", "backdoorbench:ft[epochs=13]")
+    file = tmp_path / "grid.py"
+    file.write_text(f"from test_toolbox_defenses import grid\nSUITE = grid(*{names!r})\n")
+    words = ("run", str(file), "--data", str(data), "--out", str(tmp_path / "runs"))
+    assert here(*words, "--jobs", "1", "--device", "cpu") == 1
+    told = capsys.readouterr().err
+    assert "backdoorbench:ft ended with exit code 3: step 1 | no luck" in told
+    suite = grid(*names)
+    found = records.read_all(tmp_path / "runs" / "grid")
+    assert {r["cell"]["defense"] for r in found} == set(names[:2])
+    words = layout.caption(found, suite, [metrics.get(key) for key in ("ca", "asr")])
+    assert "chosen on the test set by its own script" in words.lower()
+    assert checkout.chosen_on_tests("backdoorbench:anp") and not checkout.chosen_on_tests("anp")
+
+
+def test_masks_are_folded():
+    weights = {
+        "a.weight_orig": torch.tensor([1.0, 2.0]),
+        "a.weight_mask": torch.tensor([0.0, 1.0]),
+        "b_orig": torch.tensor([3.0]),
+        "c_mask": torch.tensor([4.0]),
+    }
+    plain = defenses.folded(weights)
+    assert {name: value.tolist() for name, value in plain.items()} == {
+        "a.weight": [0.0, 2.0],
+        "b_orig": [3.0],
+        "c_mask": [4.0],
+    }
