@@ -21,7 +21,7 @@ import torchvision
 from conftest import RULES, here, make_images
 from PIL import Image
 
-from backdoorbench_ext import models
+from backdoorbench_ext import models, registry
 from backdoorbench_ext.attacks.badnets import BadNets
 from backdoorbench_ext.attacks.blend import Blend
 from backdoorbench_ext.attacks.sig import SIG
@@ -638,6 +638,48 @@ def test_flags_of_every_defense():
 # --- its attacks in our grid
 
 
+# an attack's script, of which the class decides what flags mean
+STUB = """
+from attack.prototype import NormalCase
+from utils.aggregate_block.dataset_and_transform_generate import get_num_classes
+
+class BadNet(NormalCase):
+    def set_bd_args(self, parser):
+        parser.add_argument('--attack', default='badnet')
+        parser.add_argument('--attack_target', type=int)
+        parser.add_argument('--pratio', type=float)
+        parser.add_argument('--strength', type=int, default=1)
+        return parser
+    def add_bd_yaml_to_args(self, args):
+        pass
+    add_yaml_to_args = add_bd_yaml_to_args
+    def process_args(self, args):
+        args.classes = get_num_classes(args.dataset)
+        return args
+"""
+
+
+# a script that writes down what it is given
+SAYS = """
+import json, sys
+from torchvision.datasets import CIFAR10
+import numpy as np
+from utils.aggregate_block.dataset_and_transform_generate import get_num_classes
+
+def flags(parser):
+    parser.add_argument('--s')
+    parser.add_argument('--random_seed')
+    parser.add_argument('--pratio')
+    parser.add_argument('--attack_target')
+
+train, test = CIFAR10('./data', train=True, download=True), CIFAR10('./data', train=False)
+said = {'images': np.asarray(train[7][0]).tolist(), 'labels': train.targets, 'flags': sys.argv[1:],
+        'n': [len(train), len(test)], 'classes': get_num_classes('cifar10')}
+open('said.json', 'w').write(json.dumps(said))
+sys.exit(4)
+"""
+
+
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A folder that looks like a checkout: a dispatch that inverts the picture, a script that
@@ -649,12 +691,22 @@ def checkout(tmp_path, monkeypatch):
     (home / "utils" / "aggregate_block" / "bd_attack_generate.py").write_text(
         "import numpy as np\nfrom PIL import Image\n"
         "def bd_attack_img_trans_generate(args):\n"
-        "    assert args.attack == 'badnet' and args.strength == 2, vars(args)\n"
+        "    assert (args.attack, args.strength, args.pratio) == ('badnet', 2, 0.1), vars(args)\n"
+        "    assert (args.attack_target, args.random_seed, args.classes) == (0, 5, 4), vars(args)\n"
         "    change = lambda img, target, image_serial_id: Image.fromarray(255 - np.array(img))\n"
         "    return change, change\n"
     )
-    for name in ("prototype", "badnet"):
-        (home / "attack" / f"{name}.py").write_text("")
+    (home / "utils" / "aggregate_block" / "dataset_and_transform_generate.py").write_text(
+        "def get_num_classes(dataset):\n    raise AssertionError('answered by us')\n"
+    )
+    (home / "attack" / "prototype.py").write_text(
+        "class NormalCase:\n"
+        "    def set_args(self, parser):\n"
+        "        parser.add_argument('--dataset')\n"
+        "        parser.add_argument('--random_seed', type=int)\n"
+        "        return parser\n"
+    )
+    (home / "attack" / "badnet.py").write_text(STUB)
     (home / "attack" / "wanet.py").write_text(
         "import sys\nprint('step 1')\nprint('no such file: data')\nsys.exit(3)\n"
     )
@@ -667,7 +719,7 @@ def test_transforms_of_backdoorbench(checkout, tmp_path):
     data = npz(tmp_path / "data", *clean_sets())
     options = Options(out=tmp_path / "runs", data=data, device="cpu")
     cell = Suite(
-        "grid", TINY, ("cifar10",), ("backdoorbench:badnet[strength=2]",), ("none",)
+        "grid", TINY, ("cifar10",), ("backdoorbench:badnet[strength=2,random_seed=5]",), ("none",)
     ).cells()[0]
     lab = Lab(cell, options)
     poisoned = lab.poisoned
@@ -686,6 +738,45 @@ def test_transforms_of_backdoorbench(checkout, tmp_path):
         "raise SystemExit(9)"
     )
     assert torch.equal(Lab(cell, options).poisoned.x, poisoned.x)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("badnet[strenth=2]", "Did you mean 'strength'"),
+        ("badnet[pratio=0.3]", "pratio is decided by the cell"),
+        ("badnet[attack_label_trans=all2all]", "attack_label_trans is decided by the cell"),
+        ("ssba", "ssba_train_b1.npy of the checkout is not there"),
+        ("ssba[attack_train_replace_imgs_path=/no.npy]", "/no.npy of the checkout is not there"),
+    ],
+)
+def test_flags_of_its_attacks_are_checked_before_anything_runs(name, says, checkout, tmp_path):
+    (checkout / "attack" / "ssba.py").write_text(
+        "parser.add_argument('--attack_train_replace_imgs_path')\n"
+    )
+    attack = registry.create("attacks", f"backdoorbench:{name}")
+    with pytest.raises(InputError, match=says):
+        attack.check(torch.zeros(1, 3, 8, 8))
+    (checkout / "resource" / "ssba").mkdir(parents=True)
+    (checkout / "resource" / "ssba" / "cifar10_ssba_train_b1.npy").write_text("")
+    registry.create("attacks", "backdoorbench:ssba").check(torch.zeros(1, 3, 8, 8))
+
+
+def test_a_script_trains_on_our_images_and_seed(checkout, tmp_path):
+    """Whatever the data set is called there: what torchvision gives to the script is ours."""
+    (checkout / "attack" / "wanet.py").write_text(SAYS)
+    data = npz(tmp_path / "data", *clean_sets())
+    suite = Suite("grid", TINY, ("cifar10",), ("backdoorbench:wanet[s=0.7]",), ("none",))
+    cell = replace(suite, seeds=(3,)).cells()[0]
+    with pytest.raises(RuntimeError, match="exit code 4"):
+        _ = Lab(cell, Options(out=tmp_path / "runs", data=data, device="cpu")).poisoned
+    said = json.loads((checkout / "said.json").read_text())
+    train, _ = clean_sets()
+    assert said["images"] == train.x[7].permute(1, 2, 0).tolist() and said["n"] == [80, 20]
+    assert said["labels"] == train.y.tolist() and said["classes"] == 4
+    flags = dict(zip(said["flags"][::2], said["flags"][1::2], strict=True))
+    assert (flags["--random_seed"], flags["--s"], flags["--pratio"]) == ("3", "0.7", "0.1")
+    assert "--cross_ratio" not in flags and flags["--attack_target"] == "0"
 
 
 def test_a_script_that_fails(checkout, tmp_path, capsys):

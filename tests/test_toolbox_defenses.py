@@ -69,9 +69,9 @@ net["module.fc.bias_orig"] = bias
 net["module.fc.bias_mask"] = torch.tensor([1.0, 0.0, 1.0, 1.0])
 to = Path("record") / args.result_file / "defense" / "ft"
 to.mkdir(parents=True)
-rows = ("epoch,test_acc,test_asr,test_ra", "0,0.1,0.2,0.3", "1,0.5,0.25,0.75", "")
-(to / "ft_df.csv").write_text("\\n".join(rows))
-(to / "ft_df_summary.csv").write_text(",test_acc,test_asr,test_ra\\nlast,9,9,9\\n")
+rows = (",test_acc,test_asr,test_ra", "last,0.5,0.25,0.75", "valid_max,0.9,0.9,0.9", "")
+(to / "ft_df_summary.csv").write_text("\\n".join(rows))
+(to / "later_df.csv").write_text("test_acc,test_asr,test_ra\\n0.1,0.1,0.1\\n")
 torch.save({"model_name": attack["model_name"], "num_classes": 4, "model": net},
            to / "defense_result.pt")
 Path(told["seen"]).write_text(json.dumps({
@@ -141,6 +141,7 @@ def test_a_script_is_given_what_the_cell_has(home, tmp_path):
     assert all(torch.equal(net.state_dict()[name], victim[name]) for name in same)
     curves = engine.log_book.curves
     assert (curves["its CA"], curves["its ASR"], curves["its ARR"]) == ([50.0], [25.0], [75.0])
+    assert not engine.bf16, "measured as it was trained"
     assert engine.log_book.seconds["ft.py"] > 0 and engine.log_book.clean_given == len(own.reserve)
     assert sorted(home.rglob("*")) == before, "it wrote into the checkout"
 
@@ -223,3 +224,20 @@ def test_masks_are_folded():
         "b_orig": [3.0],
         "c_mask": [4.0],
     }
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"ft_df_summary.csv": ["0.1,0.2,0.3", "0.5,0.25,0.75"]}, 50.0),
+        ({"a_df.csv": ["0.1,0.2,0.3", "0.4,0.25,0.75"], "loss.csv": None}, 40.0),
+        ({"a_df.csv": ["0.1,,0.3"]}, None),
+        ({}, None),
+    ],
+)
+def test_numbers_of_scripts_without_a_summary(files, told, tmp_path):
+    """A plain table in place of a summary; what was written last, if it holds the numbers."""
+    for name, rows in files.items():
+        header = "loss" if rows is None else "test_acc,test_asr,test_ra"
+        (tmp_path / name).write_text("\n".join([header, *(rows or ["1.5"])]))
+    assert defenses.own_numbers(tmp_path, "ft").get("its CA") == told

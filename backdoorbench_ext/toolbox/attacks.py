@@ -9,7 +9,6 @@ its own flags.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +29,17 @@ from . import checkout, record
 from .process import launch
 
 CLEAN_LABEL = ("sig", "lc", "ctrl")
+# decided by our cell, or by us
+OURS = (
+    *("attack", "attack_label_trans", "attack_target", "bd_yaml_path", "dataset", "dataset_path"),
+    *("pratio", "random_seed", "save_folder_name", "yaml_path"),
+)
+# images that must have been made before, where the script looks for them
+MADE_BEFORE = {
+    "ssba": "resource/ssba/cifar10_ssba_{part}_b1.npy",
+    "lc": "resource/label-consistent/data/*_cifar10_*_{part}.npy",
+    "poison_ink": "resource/poison_ink/{part}",
+}
 
 
 class Supplied(Attack):
@@ -109,6 +119,7 @@ class BackdoorBenchAttack(Supplied):
 
     method: str = ""
     flags: dict = field(default_factory=dict)  # type: ignore[type-arg]  # options are checked against plain types
+    seed: int | None = option(None, "its random_seed; if not set, the cell's seed", low=0)
 
     def check(self, x: Tensor) -> None:
         name = f"backdoorbench:{self.method}"
@@ -116,6 +127,59 @@ class BackdoorBenchAttack(Supplied):
         if name not in known:
             checkout.home()
             raise nearest(name, known, "attacks of BackdoorBench")
+        has = self._has()
+        for flag in self.flags:
+            if flag in OURS:
+                raise InputError(f"{name}: {flag} is decided by the cell")
+            if flag not in has:
+                raise nearest(flag, [f for f in has if f not in OURS], f"flags of {name}")
+        if self.method in MADE_BEFORE:
+            for part in ("train", "test"):
+                self._check_made(name, part, has)
+
+    def _has(self) -> list[str]:
+        """The flags of its script."""
+        common = ("attack/prototype.py", "attack/badnet.py")
+        return checkout.flags(f"attack/{self.method}.py", *common)
+
+    def _check_made(self, name: str, part: str, has: list[str]) -> None:
+        """Raises: InputError: images that the script only reads are not there."""
+        flag = f"attack_{part}_replace_imgs_path"
+        if flag not in has:
+            return
+        place = str(self.flags.get(flag, MADE_BEFORE[self.method].format(part=part)))
+        # a path from the root goes its own way
+        found = Path(place).exists() if Path(place).is_absolute() else self._found(place)
+        if not found:
+            raise InputError(
+                f"{name} reads images that were made before, and {place} of the checkout is not "
+                f"there: give {flag}=PATH; its README files say how they are made"
+            )
+
+    def _found(self, place: str) -> bool:
+        return any(checkout.home().glob(place.removeprefix("./")))
+
+    def _words(self, target: int, rate: float) -> list[str]:
+        """The flags of its script: the user's, and what the cell decides."""
+        given = {
+            "dataset": "cifar10",
+            "dataset_path": "./data",
+            "attack_target": target,
+            "pratio": rate,
+            "random_seed": self.seed or 0,
+            "device": "cuda:0" if torch.cuda.is_available() else "cpu",
+        }
+        if self.method == "ftrojann":
+            # its default names a folder that is not there
+            given["bd_yaml_path"] = "./config/attack/ftrojannn/default.yaml"
+        has = self._has()
+        told = {**given, **self.flags}
+        return [
+            word
+            for flag, value in told.items()
+            if flag in has
+            for word in (f"--{flag}", *map(str, value if isinstance(value, list) else [value]))
+        ]
 
     def supply(
         self,
@@ -132,7 +196,8 @@ class BackdoorBenchAttack(Supplied):
         with locked(folder):
             if self.method in checkout.DISPATCH:
                 return self._transformed(train, test, held, target, rate, rng, folder)
-            return _sets(self._trained(target, rate, folder), train, test, held, target, rate)
+            found = self._trained(train, test, target, rate, folder)
+            return _sets(found, train, test, held, target, rate)
 
     def _transformed(
         self,
@@ -157,7 +222,7 @@ class BackdoorBenchAttack(Supplied):
             "test": (test.x[counted], test.y[counted], counted),
         }
         if not (folder / "after.npz").exists():
-            arrays: dict[str, Any] = {}
+            arrays: dict[str, Any] = {"classes": len(train.classes)}
             for part, (x, y, places) in parts.items():
                 arrays |= {
                     f"{part}_images": x.permute(0, 2, 3, 1).numpy(),
@@ -165,14 +230,8 @@ class BackdoorBenchAttack(Supplied):
                     f"{part}_places": places.numpy(),
                 }
             np.savez(folder / "before.npz", **arrays)
-            given = {
-                "attack": checkout.DISPATCH[self.method],
-                "attack_target": target,
-                "num_classes": len(train.classes),
-                "img_size": [*train.x.shape[2:], 3],
-            }
-            given |= self.flags
-            self._launch("transform", [str(folder.resolve()), json.dumps(given)], folder)
+            words = [str(folder.resolve()), *self._words(target, rate)]
+            self._launch("transform", words, folder)
         with np.load(folder / "after.npz", allow_pickle=False) as after:
             made = [
                 torch.from_numpy(after[f"{k}_images"]).permute(0, 3, 1, 2).contiguous()
@@ -200,22 +259,23 @@ class BackdoorBenchAttack(Supplied):
             x, y, train.classes, true=rest.y, mask=mask, cover=torch.zeros_like(mask)
         ), triggered
 
-    def _trained(self, target: int, rate: float, folder: Path) -> record.Record:
-        """The record of a run of the script, which is made once."""
+    def _trained(
+        self, train: Images, test: Images, target: int, rate: float, folder: Path
+    ) -> record.Record:
+        """The record of a run of the script on our images, which is made once."""
         made = checkout.home() / "record" / f"bbx_{folder.name}"
         if not (made / "attack_result.pt").exists():
             # of a run that was killed
             shutil.rmtree(made, ignore_errors=True)
-            flags = {
-                "dataset": "cifar10",
-                "attack_target": target,
-                "pratio": rate,
-                "device": "cuda:0" if torch.cuda.is_available() else "cpu",
-                **self.flags,
-            }
-            words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
             (checkout.home() / "record").mkdir(exist_ok=True)
-            self._launch("script", [*words, "--save_folder_name", made.name], folder)
+            arrays: dict[str, Any] = {"classes": len(train.classes)}
+            for part, images in {"train": train, "test": test}.items():
+                arrays[f"{part}_images"] = images.x.permute(0, 2, 3, 1).contiguous().numpy()
+                arrays[f"{part}_labels"] = images.y.numpy()
+            np.savez(folder / "clean.npz", **arrays)
+            words = [*self._words(target, rate), "--save_folder_name", made.name]
+            self._launch("script", [str(folder.resolve()), *words], folder)
+            (folder / "clean.npz").unlink()
         return record.read(made)
 
     def _launch(self, what: str, words: list[str], folder: Path) -> None:
@@ -230,8 +290,10 @@ def made(scheme: str, rest: str, options: dict[str, Any]) -> Attack:
         if unknown:
             raise nearest(unknown[0], ["network"], "options of record:")
         return RecordAttack(path=rest, **options)
+    seed = options.pop("random_seed", None)
     return BackdoorBenchAttack(
         method=rest,
         flags=options,
+        seed=seed,
         label_mode="clean-label" if rest in CLEAN_LABEL else "all-to-one",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from pathlib import Path
 
@@ -46,6 +47,23 @@ def home() -> Path:
     if not (folder / "utils" / "aggregate_block").is_dir():
         raise InputError(f"BACKDOORBENCH_HOME={folder} is no checkout of BackdoorBench")
     return folder.resolve()
+
+
+def flags(*files: str) -> list[str]:
+    """The flags that some files of the checkout define, read from their source without running
+    it.
+    """
+    words = [
+        argument.value
+        for file in files
+        for call in ast.walk(ast.parse((home() / file).read_bytes()))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr == "add_argument"
+        for argument in call.args
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    ]
+    return list(dict.fromkeys(word[2:] for word in words if word.startswith("--")))
 
 
 def attacks() -> dict[str, str]:

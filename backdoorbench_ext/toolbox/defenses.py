@@ -13,7 +13,6 @@ these, too; what comes back is measured by us.
 
 from __future__ import annotations
 
-import ast
 import csv
 import tempfile
 import time
@@ -106,13 +105,15 @@ class BackdoorBenchDefense(Defense):
             begun = time.perf_counter()
             self._run(folder, state["model_name"], engine)
             engine.log_book.seconds[f"{self.method}.py"] = time.perf_counter() - begun
-            engine.log(**own_numbers(folder))
+            engine.log(**own_numbers(folder, self.method))
             found = sorted(folder.rglob("defense_result.pt"))
             if not found:
                 raise RuntimeError(f"backdoorbench:{self.method} wrote no defense_result.pt")
             made = record.load(found[0])
         net = engine.new_model()
         net.load_state_dict(_result(made, state, train, net))
+        # it was trained in float32; in bf16 other classes win where logits are close
+        engine.bf16 = False
         return net.eval()
 
     def _run(self, folder: Path, model: str, engine: Engine) -> None:
@@ -141,21 +142,27 @@ class BackdoorBenchDefense(Defense):
         launch("launch_defense.py", self.method, words, folder)
 
 
-def own_numbers(folder: Path) -> dict[str, float]:
-    """CA, ASR and ARR in percent as the script wrote them last; nothing where it wrote none."""
+def own_numbers(folder: Path, method: str) -> dict[str, float]:
+    """CA, ASR and ARR in percent as a script tells them of what it saved; nothing where it does
+    not.
+
+    That is the row "last" of its summary, ``METHOD_df_summary.csv``; some summaries are plain
+    tables, and some scripts have none: then it is the last row of that, or of what was written
+    last.
+    """
     names = {"test_acc": "its CA", "test_asr": "its ASR", "test_ra": "its ARR"}
-    told: dict[str, float] = {}
-    for file in sorted(folder.rglob("*.csv"), key=lambda file: file.stat().st_mtime_ns):
+    files = sorted(folder.rglob("*.csv"), key=lambda file: file.stat().st_mtime_ns)
+    summaries = [file for file in files if file.name == f"{method}_df_summary.csv"]
+    for file in summaries + files[::-1]:
         with file.open(encoding="utf-8", newline="") as text:
             rows = list(csv.DictReader(text))
-        # a summary's rows are named in its first column
-        last = rows[-1] if rows and not file.stem.endswith("summary") else {}
+        last = [row for row in rows if "last" in row.values()] or rows
         try:
-            told = {names[key]: 100 * float(last[key]) for key in names}
-        except (KeyError, TypeError, ValueError):
+            return {told: 100 * float(last[-1][name]) for name, told in names.items()}
+        except (IndexError, KeyError, TypeError, ValueError):
             # of something else, or without a number
             continue
-    return told
+    return {}
 
 
 def refused(method: str) -> str:
@@ -168,19 +175,8 @@ def refused(method: str) -> str:
 
 
 def script_flags(method: str) -> list[str]:
-    """The flags of a script, read from its source without running it."""
-    file = checkout.home() / "defense" / f"{method}.py"
-    tree = ast.parse(file.read_bytes())
-    words = [
-        argument.value
-        for call in ast.walk(tree)
-        if isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Attribute)
-        and call.func.attr == "add_argument"
-        for argument in call.args
-        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
-    ]
-    return list(dict.fromkeys(word[2:] for word in words if word.startswith("--")))
+    """The flags of a script."""
+    return checkout.flags(f"defense/{method}.py")
 
 
 def defaults(method: str) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Runs in BackdoorBench's Python, in its root folder: ``launch.py transform NAME FOLDER JSON`` or
-``launch.py script NAME FLAGS...``.
+"""Runs in BackdoorBench's Python, in its root folder: ``launch.py transform NAME FOLDER FLAGS...``
+or ``launch.py script NAME FOLDER FLAGS...``.
 
 Only the standard library and what BackdoorBench itself needs. Names that newer versions of NumPy
 and setuptools have dropped, and that its code still uses, are put back for this process.
@@ -8,7 +8,6 @@ and setuptools have dropped, and that its code still uses, are put back for this
 import argparse
 import importlib
 import importlib.resources
-import json
 import runpy
 import sys
 import types
@@ -24,12 +23,13 @@ def resource_stream(package: str, name: str) -> Any:
 
 
 def old_names() -> None:
-    """np.float, np.infty, np.lib.pad and pkg_resources.resource_stream; and its own records, which
-    torch 2.6 and later would not load.
+    """np.float, np.infty, np.round_, np.lib.pad and pkg_resources.resource_stream; and its own
+    records, which torch 2.6 and later would not load.
     """
     for module, name, value in (
         (np, "float", float),
         (np, "infty", np.inf),
+        (np, "round_", np.round),
         (np.lib, "pad", np.pad),
     ):
         if not hasattr(module, name):
@@ -58,26 +58,71 @@ def old_names() -> None:
         pass
 
 
-def settings(name: str, given: dict[str, Any]) -> argparse.Namespace:
-    """The attack's YAML file, and above it what was given."""
-    import yaml
+def settings(name: str, flags: list[str]) -> argparse.Namespace:
+    """What the attack's own class makes of flags, with the defaults of its YAML files."""
+    module = importlib.import_module(f"attack.{name}")
+    own = [
+        kind
+        for kind in vars(module).values()
+        if getattr(kind, "__module__", "") == module.__name__ and hasattr(kind, "set_bd_args")
+    ]
+    attack = own[0]()
+    parser = attack.set_bd_args(attack.set_args(argparse.ArgumentParser()))
+    args = parser.parse_args(flags)
+    attack.add_bd_yaml_to_args(args)
+    attack.add_yaml_to_args(args)
+    processed: argparse.Namespace = attack.process_args(args)
+    return processed
 
-    file = Path(given.get("bd_yaml_path", f"config/attack/{name}/default.yaml"))
-    return argparse.Namespace(
-        **{**(yaml.safe_load(file.read_text("utf-8")) if file.exists() else {}), **given}
-    )
+
+def answered(images: np.ndarray, classes: int) -> None:
+    """Have what the scripts ask of a data set say how many classes and which size ours has."""
+    import utils.aggregate_block.dataset_and_transform_generate as source  # type: ignore[import-not-found]
+
+    height, width = images.shape[1:3]
+    source.get_num_classes = lambda *_: classes
+    source.get_input_shape = lambda *_: (height, width, 3)
 
 
-def transform(name: str, folder: Path, given: dict[str, Any]) -> None:
+def served(parts: dict[str, np.ndarray]) -> None:
+    """Have torchvision's CIFAR10, which the scripts read, hold our images, whatever they are of."""
+    from torchvision.datasets import CIFAR10
+
+    def start(
+        self: Any,
+        root: Any,
+        train: bool = True,
+        transform: Any = None,
+        target_transform: Any = None,
+        download: bool = False,
+    ) -> None:
+        which = "train" if train else "test"
+        self.root = str(root)
+        self.train = train
+        self.transform = transform
+        self.target_transform = target_transform
+        self.transforms = None
+        self.data = parts[f"{which}_images"]
+        self.targets = parts[f"{which}_labels"].tolist()
+        self.classes = [str(label) for label in range(int(parts["classes"]))]
+        self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
+
+    CIFAR10.__init__ = start
+
+
+def transform(name: str, folder: Path, flags: list[str]) -> None:
     """Change the images of ``folder/before.npz`` into ``folder/after.npz``."""
     from PIL import Image
-    from utils.aggregate_block.bd_attack_generate import bd_attack_img_trans_generate  # type: ignore[import-not-found]
 
-    changes = dict(
-        zip(("train", "test"), bd_attack_img_trans_generate(settings(name, given)), strict=True)
-    )
     made: dict[str, Any] = {}
     with np.load(folder / "before.npz", allow_pickle=False) as before:
+        answered(before["train_images"], int(before["classes"]))
+        from utils.aggregate_block.bd_attack_generate import (  # type: ignore[import-not-found]
+            bd_attack_img_trans_generate,
+        )
+
+        own = bd_attack_img_trans_generate(settings(name, flags))
+        changes = dict(zip(("train", "test"), own, strict=True))
         for part, change in changes.items():
             rows = zip(
                 before[f"{part}_images"],
@@ -104,12 +149,19 @@ def as_stored(image: object) -> np.ndarray:
     return np.asarray(image).astype(np.uint8)
 
 
+def script(name: str, folder: Path, flags: list[str]) -> None:
+    """Run ``attack/NAME.py`` on the images of ``folder/clean.npz``."""
+    with np.load(folder / "clean.npz", allow_pickle=False) as clean:
+        parts = dict(clean)
+    served(parts)
+    answered(parts["train_images"], int(parts["classes"]))
+    file = Path("attack") / f"{name}.py"
+    sys.argv = [str(file), *flags]
+    runpy.run_path(str(file), run_name="__main__")
+
+
 if __name__ == "__main__":
     old_names()
     sys.path.insert(0, str(Path.cwd()))
-    if sys.argv[1] == "transform":
-        transform(sys.argv[2], Path(sys.argv[3]), json.loads(sys.argv[4]))
-    else:
-        script = Path("attack") / f"{sys.argv[2]}.py"
-        sys.argv = [str(script), *sys.argv[3:]]
-        runpy.run_path(str(script), run_name="__main__")
+    what, called, place, *words = sys.argv[1:]
+    (transform if what == "transform" else script)(called, Path(place), words)
