@@ -768,14 +768,17 @@ def test_a_script_trains_on_our_images_and_seed(checkout, tmp_path):
     data = npz(tmp_path / "data", *clean_sets())
     suite = Suite("grid", TINY, ("cifar10",), ("backdoorbench:wanet[s=0.7]",), ("none",))
     cell = replace(suite, seeds=(3,)).cells()[0]
+    lab = Lab(cell, Options(out=tmp_path / "runs", data=data, device="cpu"))
     with pytest.raises(RuntimeError, match="exit code 4"):
-        _ = Lab(cell, Options(out=tmp_path / "runs", data=data, device="cpu")).poisoned
+        _ = lab.poisoned
     said = json.loads((checkout / "said.json").read_text())
     train, _ = clean_sets()
     assert said["images"] == train.x[7].permute(1, 2, 0).tolist() and said["n"] == [80, 20]
     assert said["labels"] == train.y.tolist() and said["classes"] == 4
     flags = dict(zip(said["flags"][::2], said["flags"][1::2], strict=True))
     assert (flags["--random_seed"], flags["--s"], flags["--pratio"]) == ("3", "0.7", "0.1")
+    (checkout / "attack" / "wanet.py").write_text(SAYS.replace("'--pratio'", "'--eps'"))
+    assert "--pratio" not in lab.attack._words(0, 0.1), "the script does not have it"
     assert "--cross_ratio" not in flags and flags["--attack_target"] == "0"
 
 

@@ -139,8 +139,11 @@ class BackdoorBenchAttack(Supplied):
 
     def _has(self) -> list[str]:
         """The flags of its script."""
-        common = ("attack/prototype.py", "attack/badnet.py")
-        return checkout.flags(f"attack/{self.method}.py", *common)
+        own = f"attack/{self.method}.py"
+        # those that badnet.py defines for most of the others, the rate among them
+        shares = "add_common_attack_args" in (checkout.home() / own).read_text("utf-8")
+        common = ["attack/badnet.py"] if shares else []
+        return checkout.flags(own, "attack/prototype.py", *common)
 
     def _check_made(self, name: str, part: str, has: list[str]) -> None:
         """Raises: InputError: images that the script only reads are not there."""
@@ -197,7 +200,8 @@ class BackdoorBenchAttack(Supplied):
             if self.method in checkout.DISPATCH:
                 return self._transformed(train, test, held, target, rate, rng, folder)
             found = self._trained(train, test, target, rate, folder)
-            return _sets(found, train, test, held, target, rate)
+            # it was told the rate, and rounds it down in every batch
+            return _sets(found, train, test, held, target, found.rate)
 
     def _transformed(
         self,
