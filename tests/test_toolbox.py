@@ -747,13 +747,16 @@ def test_transforms_of_backdoorbench(checkout, tmp_path):
         ("badnet[pratio=0.3]", "pratio is decided by the cell"),
         ("badnet[attack_label_trans=all2all]", "attack_label_trans is decided by the cell"),
         ("ssba", "ssba_train_b1.npy of the checkout is not there"),
+        ("lira", "holds no training set"),
+        ("trojannn", "give pretrain_model_path"),
         ("ssba[attack_train_replace_imgs_path=/no.npy]", "/no.npy of the checkout is not there"),
     ],
 )
 def test_flags_of_its_attacks_are_checked_before_anything_runs(name, says, checkout, tmp_path):
-    (checkout / "attack" / "ssba.py").write_text(
-        "parser.add_argument('--attack_train_replace_imgs_path')\n"
-    )
+    for script in ("ssba", "lira", "trojannn"):
+        (checkout / "attack" / f"{script}.py").write_text(
+            "parser.add_argument('--attack_train_replace_imgs_path')\n"
+        )
     attack = registry.create("attacks", f"backdoorbench:{name}")
     with pytest.raises(InputError, match=says):
         attack.check(torch.zeros(1, 3, 8, 8))

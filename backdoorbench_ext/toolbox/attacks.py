@@ -34,6 +34,8 @@ OURS = (
     *("attack", "attack_label_trans", "attack_target", "bd_yaml_path", "dataset", "dataset_path"),
     *("pratio", "random_seed", "save_folder_name", "yaml_path"),
 )
+# whose records hold no training set
+NO_TRAINING_SET = ("blind", "lira")
 # images that must have been made before, where the script looks for them
 MADE_BEFORE = {
     "ssba": "resource/ssba/cifar10_ssba_{part}_b1.npy",
@@ -127,7 +129,11 @@ class BackdoorBenchAttack(Supplied):
         if name not in known:
             checkout.home()
             raise nearest(name, known, "attacks of BackdoorBench")
+        if self.method in NO_TRAINING_SET:
+            raise InputError(f"{name}: its record holds no training set to train on")
         has = self._has()
+        if self.method == "trojannn" and "pretrain_model_path" not in self.flags:
+            raise InputError(f"{name} starts from a network: give pretrain_model_path=FILE")
         for flag in self.flags:
             if flag in OURS:
                 raise InputError(f"{name}: {flag} is decided by the cell")

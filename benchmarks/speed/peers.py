@@ -28,6 +28,7 @@ from statistics import median
 from typing import Any
 from unittest.mock import MagicMock
 
+import numpy as np
 import torch
 
 from backdoorbench_ext import datasets
@@ -37,6 +38,7 @@ from backdoorbench_ext.models import Net
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.protocols import BACKDOORBENCH
 from backdoorbench_ext.suite import Cell
+from backdoorbench_ext.toolbox.launch import old_names, served
 
 from .timing import arguments, keep
 
@@ -67,30 +69,12 @@ MODULE = "backdoorbench_ext.benchmarks.speed.peers"
 
 def serve(given: argparse.Namespace) -> None:
     """Have torchvision's CIFAR10 hold our images, so that all train on the same ones."""
-    from torchvision.datasets import CIFAR10
-
     splits = datasets.load(f"{given.dataset}[train={given.images},test={given.test}]", given.data)
-
-    def start(
-        self: Any,
-        root: Any,
-        train: bool = True,
-        transform: Any = None,
-        target_transform: Any = None,
-        download: bool = False,
-    ) -> None:
-        own = splits[0 if train else 1]
-        self.root = str(root)
-        self.train = train
-        self.transform = transform
-        self.target_transform = target_transform
-        self.transforms = None
-        self.data = own.x.permute(0, 2, 3, 1).numpy()
-        self.targets = own.y.tolist()
-        self.classes = list(own.classes)
-        self.class_to_idx = {name: i for i, name in enumerate(own.classes)}
-
-    CIFAR10.__init__ = start
+    parts = {"classes": np.asarray(len(splits[0].classes))}
+    for part, images in zip(("train", "test"), splits, strict=True):
+        parts[f"{part}_images"] = images.x.permute(0, 2, 3, 1).numpy()
+        parts[f"{part}_labels"] = images.y.numpy()
+    served(parts)
 
 
 def ours(given: argparse.Namespace) -> dict[str, float]:
@@ -118,8 +102,6 @@ def ours(given: argparse.Namespace) -> dict[str, float]:
 
 def backdoorbench(given: argparse.Namespace) -> dict[str, float]:
     """``attack/badnet.py``, its stages called as its own last lines call them."""
-    from ...toolbox.launch import old_names
-
     old_names()
     sys.path.insert(0, str(Path.cwd()))
     folder = f"bbx_peers_{os.getpid()}"
