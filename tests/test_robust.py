@@ -449,6 +449,8 @@ def test_a_signal_ends_a_run_in_a_line(number, tmp_path):
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        # what runs in the background ignores it, and hands that on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until = time.monotonic() + 100
     while not list(tmp_path.rglob("*.lock")) and time.monotonic() < until:
