@@ -327,8 +327,9 @@ class Engine:
         mean, std = self._moments or (None, None)
         outputs = len(self.classes) if outputs is None else outputs
         net = Net(self.rules.model, outputs, mean, std, pretrained=True)
-        every = math.ceil(len(self._train) / per_part(STARTING, self._train.x))
-        net.to(self.device).start(self.to_float(self._train.x[:: every or 1]))
+        if net.starts_from_images:
+            every = math.ceil(len(self._train) / per_part(STARTING, self._train.x))
+            net.to(self.device).start(self.to_float(self._train.x[:: every or 1]))
         return self.move(net)
 
     def move(self, net: AnyModule) -> AnyModule:

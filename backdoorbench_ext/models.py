@@ -116,12 +116,14 @@ class Net(nn.Module):
         told = getattr(self.backbone, "pretrained_cfg", {})
         self.side: int | None = told["input_size"][-1] if told.get("fixed_input_size") else None
 
+    @property
+    def starts_from_images(self) -> bool:
+        """Whether the network takes something from training images before it is trained."""
+        return hasattr(self.backbone, "start")
+
     def start(self, x: Tensor) -> None:
-        """Have the network take from training images, float (n, 3, h, w) in [0, 1], what it starts
-        from; most take nothing.
-        """
-        if hasattr(self.backbone, "start"):
-            self.backbone.start(self._scaled(x))
+        """Have it take that from images float (n, 3, h, w) in [0, 1]."""
+        self.backbone.start(self._scaled(x))
 
     def _scaled(self, x: Tensor) -> Tensor:
         return x if self.mean is None else (x - self.mean) / self.std

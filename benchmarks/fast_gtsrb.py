@@ -1,5 +1,5 @@
-"""All of GTSRB under the protocol ``fast``, as ``fast_cifar10``; without LC and TUAP, whose target
-class is too small for their rate.
+"""All of GTSRB under the protocol ``fast``, as ``fast_cifar10``; without LC and TUAP, whose
+rate is a quarter of CIFAR-10's target class.
 
 The data set is the one that ``--data`` holds; CBD's T1 counts the batches of the 26,640 images that
 torchvision's has.

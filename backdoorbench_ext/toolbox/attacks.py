@@ -26,7 +26,7 @@ from ..images import Images, Poisoned
 from ..models import Net
 from ..reading import place
 from . import checkout, record
-from .process import launch
+from .process import image_arrays, launch
 
 CLEAN_LABEL = ("sig", "lc", "ctrl")
 # decided by our cell, or by us
@@ -125,20 +125,13 @@ class BackdoorBenchAttack(Supplied):
 
     def check(self, x: Tensor) -> None:
         name = f"backdoorbench:{self.method}"
-        known = checkout.attacks()
-        if name not in known:
-            checkout.home()
-            raise nearest(name, known, "attacks of BackdoorBench")
+        checkout.check_name(name, checkout.attacks(), "attacks")
         if self.method in NO_TRAINING_SET:
             raise InputError(f"{name}: its record holds no training set to train on")
         has = self._has()
         if self.method == "trojannn" and "pretrain_model_path" not in self.flags:
             raise InputError(f"{name} starts from a network: give pretrain_model_path=FILE")
-        for flag in self.flags:
-            if flag in OURS:
-                raise InputError(f"{name}: {flag} is decided by the cell")
-            if flag not in has:
-                raise nearest(flag, [f for f in has if f not in OURS], f"flags of {name}")
+        checkout.check_flags(name, self.flags, has, OURS)
         if self.method in MADE_BEFORE:
             for part in ("train", "test"):
                 self._check_made(name, part, has)
@@ -234,11 +227,8 @@ class BackdoorBenchAttack(Supplied):
         if not (folder / "after.npz").exists():
             arrays: dict[str, Any] = {"classes": len(train.classes)}
             for part, (x, y, places) in parts.items():
-                arrays |= {
-                    f"{part}_images": x.permute(0, 2, 3, 1).numpy(),
-                    f"{part}_labels": y.numpy(),
-                    f"{part}_places": places.numpy(),
-                }
+                own = Images(x, y, train.classes)
+                arrays |= {**image_arrays(part, own), f"{part}_places": places.numpy()}
             np.savez(folder / "before.npz", **arrays)
             words = [str(folder.resolve()), *self._words(target, rate)]
             self._launch("transform", words, folder)
@@ -278,11 +268,12 @@ class BackdoorBenchAttack(Supplied):
             # of a run that was killed
             shutil.rmtree(made, ignore_errors=True)
             (checkout.home() / "record").mkdir(exist_ok=True)
-            arrays: dict[str, Any] = {"classes": len(train.classes)}
-            for part, images in {"train": train, "test": test}.items():
-                arrays[f"{part}_images"] = images.x.permute(0, 2, 3, 1).contiguous().numpy()
-                arrays[f"{part}_labels"] = images.y.numpy()
-            np.savez(folder / "clean.npz", **arrays)
+            np.savez(
+                folder / "clean.npz",
+                classes=len(train.classes),
+                **image_arrays("train", train),
+                **image_arrays("test", test),
+            )
             words = [*self._words(target, rate), "--save_folder_name", made.name]
             self._launch("script", [str(folder.resolve()), *words], folder)
             (folder / "clean.npz").unlink()

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import ast
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 
-# attacks that only change images, by the names of BackdoorBench's dispatch
-DISPATCH = {name: name for name in ("badnet", "blended", "sig", "ctrl", "ftrojann")} | {
-    "ssba": "SSBA",
-    "lc": "label_consistent",
-    "lf": "lowFrequency",
-}
+# attacks that only change images: BackdoorBench's dispatch gives their transforms
+DISPATCH = ("badnet", "blended", "sig", "ctrl", "ftrojann", "ssba", "lc", "lf")
 
 # files of defense/ that are none
 PARTS = ("__init__", "base", "dataset_load_mode")
@@ -64,6 +61,22 @@ def flags(*files: str) -> list[str]:
         if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
     ]
     return list(dict.fromkeys(word[2:] for word in words if word.startswith("--")))
+
+
+def check_name(name: str, known: Iterable[str], kind: str) -> None:
+    """Raises: InputError: there is no checkout, or no script of that name in it."""
+    if name not in known:
+        home()
+        raise nearest(name, known, f"{kind} of BackdoorBench")
+
+
+def check_flags(name: str, given: Iterable[str], has: list[str], ours: tuple[str, ...]) -> None:
+    """Raises: InputError: a flag that is ``ours`` to decide, or that the script does not have."""
+    for flag in given:
+        if flag in ours:
+            raise InputError(f"{name}: {flag} is decided by the cell")
+        if flag not in has:
+            raise nearest(flag, [f for f in has if f not in ours], f"flags of {name}")
 
 
 def attacks() -> dict[str, str]:

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from ..api import Defense
 from ..engine import Engine
-from ..errors import InputError, nearest
+from ..errors import InputError
 from ..images import Images
 from ..models import Net
 from . import checkout, record
-from .process import launch
+from .process import image_arrays, launch
 
 # decided by our cell, or by us
 OURS = (
@@ -65,19 +65,11 @@ class BackdoorBenchDefense(Defense):
 
     def check(self, net: Net, x: Tensor) -> None:
         name = f"backdoorbench:{self.method}"
-        known = checkout.defenses()
-        if name not in known:
-            checkout.home()
-            raise nearest(name, known, "defenses of BackdoorBench")
+        checkout.check_name(name, checkout.defenses(), "defenses")
         why = refused(self.method)
         if why:
             raise InputError(f"{name}: {why}")
-        flags = script_flags(self.method)
-        for flag in self.flags:
-            if flag in OURS:
-                raise InputError(f"{name}: {flag} is decided by the cell")
-            if flag not in flags:
-                raise nearest(flag, [f for f in flags if f not in OURS], f"flags of {name}")
+        checkout.check_flags(name, self.flags, script_flags(self.method), OURS)
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         assert engine.tests is not None, "the lab gives the test images"
@@ -91,10 +83,10 @@ class BackdoorBenchDefense(Defense):
             folder = Path(name)
             np.savez(
                 folder / "given.npz",
-                **_arrays("train", train),
-                **_arrays("reserve", reserve),
-                **_arrays("test", test),
-                **_arrays("triggered", triggered),
+                **image_arrays("train", train),
+                **image_arrays("reserve", reserve),
+                **image_arrays("test", test),
+                **image_arrays("triggered", triggered),
                 triggered_true=triggered.true.cpu().numpy(),
                 mean=np.asarray(mean),
                 std=np.asarray(std),
@@ -131,11 +123,9 @@ class BackdoorBenchDefense(Defense):
         words = [
             word
             for flag, value in given.items()
-            if flag in known and flag not in PLAIN | {"index": ""}
+            if flag in known and flag not in PLAIN
             for word in (f"--{flag}", str(value))
         ]
-        if "index" in known:
-            words += ["--index", given["index"]]
         words += ["--yaml_path", str(folder / "settings.yaml"), "--result_file", "cell"]
         (folder / "record" / "cell").mkdir(parents=True)
         words = [self.method, str(checkout.home()), *words]
@@ -189,13 +179,6 @@ def _yaml(method: str) -> dict[str, Any]:
     folder = checkout.home() / "config" / "defense" / method
     files = [file for file in (folder / "cifar10.yaml", folder / "config.yaml") if file.exists()]
     return dict(yaml.safe_load(files[0].read_text("utf-8"))) if files else {}
-
-
-def _arrays(name: str, images: Images) -> dict[str, Any]:
-    return {
-        f"{name}_images": images.x.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
-        f"{name}_labels": images.y.cpu().numpy(),
-    }
 
 
 def _result(made: Any, state: Mapping[str, Any], train: Images, net: Net) -> dict[str, Tensor]:

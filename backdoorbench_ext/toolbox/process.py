@@ -6,6 +6,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from ..images import Images
+
+
+def image_arrays(name: str, images: Images) -> dict[str, Any]:
+    """Images as its code has them, for a file: ``NAME_images`` uint8 (n, h, w, 3) and
+    ``NAME_labels`` (n,).
+    """
+    return {
+        f"{name}_images": images.x.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+        f"{name}_labels": images.y.cpu().numpy(),
+    }
 
 
 def launch(script: str, name: str, words: list[str], folder: Path, cwd: Path | None = None) -> None:

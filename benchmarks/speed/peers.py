@@ -1,5 +1,6 @@
 """Beside BackdoorBench and BackdoorBox: ``python -m benchmarks.speed.peers --backdoorbench DIR
---backdoorbox DIR --dataset cifar10 --data DIR [--model wrn16_1] [--images 50000]``.
+--backdoorbox DIR --dataset cifar10 --data DIR [--images 50000]``. BackdoorBench has no WRN-16-1:
+with ``--model wrn16_1`` leave it out.
 
 The same network on the same images with BadNets at 10 %, by BackdoorBench's own script, by
 BackdoorBox's own loop and by ours, in turn, each round each in a process of its own: images a
@@ -39,10 +40,11 @@ from backdoorbench_ext.options import Options
 from backdoorbench_ext.protocols import BACKDOORBENCH
 from backdoorbench_ext.suite import Cell
 from backdoorbench_ext.toolbox.launch import old_names, served
+from backdoorbench_ext.toolbox.process import image_arrays
 
 from .timing import arguments, keep
 
-# what is measured: its title, and whether more is better
+# what is measured, and what tables call it
 MEASURED = {
     "images/s": "training, images/s",
     "poison s": "seconds to poison",
@@ -69,12 +71,10 @@ MODULE = "backdoorbench_ext.benchmarks.speed.peers"
 
 def serve(given: argparse.Namespace) -> None:
     """Have torchvision's CIFAR10 hold our images, so that all train on the same ones."""
-    splits = datasets.load(f"{given.dataset}[train={given.images},test={given.test}]", given.data)
-    parts = {"classes": np.asarray(len(splits[0].classes))}
-    for part, images in zip(("train", "test"), splits, strict=True):
-        parts[f"{part}_images"] = images.x.permute(0, 2, 3, 1).numpy()
-        parts[f"{part}_labels"] = images.y.numpy()
-    served(parts)
+    name = f"{given.dataset}[train={given.images},test={given.test}]"
+    train, test = datasets.load(name, given.data)
+    classes = np.asarray(len(train.classes))
+    served({"classes": classes, **image_arrays("train", train), **image_arrays("test", test)})
 
 
 def ours(given: argparse.Namespace) -> dict[str, float]:
