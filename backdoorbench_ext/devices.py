@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from .errors import InputError
 
@@ -49,6 +50,36 @@ def has_bf16(device: torch.device) -> bool:
     can: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     amd = bool(can.get("avx512_bf16")) and can.get("cpu_name", "").startswith("AMD")
     return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or amd)
+
+
+def one_pixel_strides(net: nn.Module, image: Tensor) -> bool:
+    """Whether a convolution of a network strides over a map of a single pixel.
+
+    There oneDNN's bf16 kernels (PyTorch 2.14) leave the gradient of the weights that see nothing
+    but padding as the memory was, NaN at times.
+
+    Args:
+        net: in any mode; it is left as it was.
+        image: one image (1, 3, H, W) as the network takes it.
+    """
+    found: list[bool] = []
+
+    def look(conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        one_pixel = inputs[0].shape[-2:].numel() == 1
+        found.append(one_pixel and max(conv.stride) > 1 and max(conv.kernel_size) > 1)  # type: ignore[arg-type]
+
+    hooks = [
+        layer.register_forward_pre_hook(look)
+        for layer in net.modules()
+        if isinstance(layer, nn.Conv2d)
+    ]
+    training = net.training
+    with torch.inference_mode():
+        net.eval()(image)
+    net.train(training)
+    for hook in hooks:
+        hook.remove()
+    return any(found)
 
 
 def keep_memory() -> None:

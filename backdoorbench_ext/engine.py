@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .augmentation import augment
-from .devices import has_bf16
+from .devices import has_bf16, one_pixel_strides
 from .errors import InputError
 from .files import write_whole
 from .graphs import Replayed, allowed
@@ -330,7 +330,10 @@ class Engine:
         if net.starts_from_images:
             every = math.ceil(len(self._train) / per_part(STARTING, self._train.x))
             net.to(self.device).start(self.to_float(self._train.x[:: every or 1]))
-        return self.move(net)
+        net = self.move(net)
+        if self.bf16 and self.device.type == "cpu":
+            self.bf16 = not one_pixel_strides(net, self.to_float(self._train.x[:1]))
+        return net
 
     def move(self, net: AnyModule) -> AnyModule:
         """A network of a method's own on the device, in the layout that convolutions like."""

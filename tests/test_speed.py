@@ -65,6 +65,17 @@ def test_where_bf16_is_used(monkeypatch):
     assert not computes(False) and not has_bf16(torch.device("meta"))
 
 
+@pytest.mark.parametrize(("side", "bf16"), [(8, False), (32, True)])
+def test_no_bf16_where_onednn_leaves_gradients_as_memory_was(monkeypatch, side, bf16):
+    """ShuffleNet strides over a map of one pixel when images have 8."""
+    monkeypatch.setattr("backdoorbench_ext.engine.has_bf16", lambda device: device.type == "cpu")
+    rules = replace(RULES, model="torchvision:shufflenet_v2_x1_0")
+    engine = Engine(rules, make_images(side=side))
+    net = engine.new_model()
+    assert engine.bf16 == bf16
+    assert net.training and not any(m._forward_pre_hooks for m in net.modules())
+
+
 def test_trainings_at_a_time_are_doubled_while_it_pays(monkeypatch):
     def speeds(found):
         monkeypatch.setattr(
