@@ -112,7 +112,8 @@ class Log:
     seconds: dict[str, float] = field(default_factory=dict)
     images: int = 0
     clean_given: int = 0
-    suspects: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    # scores (n,), and bool (n,): who is flagged and who is poisoned, if that is said
+    suspects: dict[str, tuple[Tensor, Tensor | None, Tensor | None]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """The curves, all seconds and the images, to lie in a file beside what was learned."""
@@ -424,17 +425,26 @@ class Engine:
         for name, number in numbers.items():
             self.log_book.curves.setdefault(name, []).append(float(number))
 
-    def suspect(self, name: str, scores: Tensor, flagged: Tensor) -> None:
+    def suspect(
+        self,
+        name: str,
+        scores: Tensor,
+        flagged: Tensor | None,
+        poisoned: Tensor | None = None,
+    ) -> None:
         """Tell how much each training image is suspected; the record says how well that finds the
         poisoned ones, and the defense never learns it.
 
         Args:
             scores: (n,), one a training image, high where it is suspected.
-            flagged: bool (n,), the images that the method takes for poisoned.
+            flagged: bool (n,), the images that the method takes for poisoned; None if it does not
+                say.
+            poisoned: bool (n,), which are poisoned, for other images than the training set.
         """
-        n = len(self._train)
-        assert scores.shape == flagged.shape == (n,), f"one score for each of {n} training images"
-        self.log_book.suspects[name] = scores.detach().float(), flagged
+        n = len(self._train) if poisoned is None else len(poisoned)
+        assert scores.shape == (n,), f"one score for each of {n} images"
+        assert flagged is None or flagged.shape == (n,), f"one flag for each of {n} images"
+        self.log_book.suspects[name] = scores.detach().float(), flagged, poisoned
 
     def probe(self, name: str, net: nn.Module | Callable[[Tensor], nn.Module]) -> None:
         """Have another network than the result measured too, under ``name``, and its embeddings

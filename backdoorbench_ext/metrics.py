@@ -131,14 +131,14 @@ def unpack(text: str, n: int) -> np.ndarray:
 
 
 def suspicion(
-    poisoned: np.ndarray, scores: np.ndarray, flagged: np.ndarray
+    poisoned: np.ndarray, scores: np.ndarray, flagged: np.ndarray | None
 ) -> dict[str, float | None]:
     """How well scores find the poisoned images; None where there are none, or nothing else.
 
     Args:
         poisoned: bool (n,).
         scores: (n,), high where an image is suspected.
-        flagged: bool (n,), which images were taken for poisoned.
+        flagged: bool (n,), which images were taken for poisoned; None if that was not said.
 
     Returns:
         "auroc", "tpr" and "fpr" in [0, 1].
@@ -149,6 +149,6 @@ def suspicion(
         return {"auroc": None, "tpr": None, "fpr": None}
     return {
         "auroc": float(roc_auc_score(poisoned, scores)),
-        "tpr": float(flagged[poisoned].mean()),
-        "fpr": float(flagged[~poisoned].mean()),
+        "tpr": None if flagged is None else float(flagged[poisoned].mean()),
+        "fpr": None if flagged is None else float(flagged[~poisoned].mean()),
     }

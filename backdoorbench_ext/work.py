@@ -151,12 +151,12 @@ def _given(engine: Engine, poisoned: Poisoned) -> dict[str, int]:
 
 def _suspects(engine: Engine, poisoned: Poisoned) -> dict[str, dict[str, float | None]]:
     """How well each score that the defense gave finds the poisoned images."""
-    mask = poisoned.mask.cpu().numpy()
-    told = engine.log_book.suspects
-    return {
-        name: suspicion(mask, scores.cpu().numpy(), flagged.cpu().numpy())
-        for name, (scores, flagged) in told.items()
-    }
+    found = {}
+    for name, (scores, flagged, other) in engine.log_book.suspects.items():
+        mask = poisoned.mask if other is None else other
+        flags = None if flagged is None else flagged.cpu().numpy()
+        found[name] = suspicion(mask.cpu().numpy(), scores.cpu().numpy(), flags)
+    return found
 
 
 def _surroundings(lab: Lab, engine: Engine) -> dict[str, Any]:

@@ -380,7 +380,7 @@ def test_who_is_suspected(text, name, flagged, engine, images, tmp_path):
     """One score a training image; flagged are the highest; what a killed run told is not lost."""
     method = defense(text)
     method.fit(images, engine)
-    scores, chosen = engine.log_book.suspects[name]
+    scores, chosen, _ = engine.log_book.suspects[name]
     assert scores.shape == chosen.shape == (64,) and chosen.dtype == torch.bool
     assert scores[chosen].min() >= scores[~chosen].max()
     if flagged:
@@ -588,7 +588,7 @@ def test_spectral_signature_by_numpy():
 
 def test_spectral_leaves_out_a_share_of_every_class(images, engine):
     registry.create("defenses", "spectral[removed=0.25]").fit(images, engine)
-    _, flagged = engine.log_book.suspects["signature"]
+    _, flagged, _ = engine.log_book.suspects["signature"]
     assert images.y[flagged].bincount().tolist() == [4, 4, 4, 4]
     # of the 64, 16 are gone: three batches an epoch, two epochs, after the victim's eight
     assert engine.log_book.images == 2 * 48 + 128

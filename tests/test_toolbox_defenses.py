@@ -13,6 +13,7 @@ from backdoorbench_ext.lab import Lab
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.suite import Suite
 from backdoorbench_ext.toolbox import checkout, defenses
+from backdoorbench_ext.work import run_cell
 
 # what scripts import of the checkout; the sets are as BackdoorBench's in what is used of them
 SOURCE = """
@@ -83,6 +84,43 @@ Path(told["seen"]).write_text(json.dumps({
 """
 
 
+# calls scikit-learn as the detectors there do; FOUND is what it suspects
+DETECTOR = """
+import argparse, json
+import numpy as np
+from sklearn.metrics import confusion_matrix
+from sklearn import metrics
+from utils.save_load_attack import load_attack_result
+
+parser = argparse.ArgumentParser()
+for flag in ("device", "dataset", "dataset_path", "result_file", "yaml_path", "model"):
+    parser.add_argument("--" + flag)
+parser.add_argument("--random_seed", type=int)
+parser.add_argument("--clean_sample_num", type=int)
+parser.add_argument("--csv_save_path")
+args = parser.parse_args()
+attack = load_attack_result(f"record/{args.result_file}/attack_result.pt")
+train, tests = attack["bd_train"].wrapped_dataset, attack["bd_test"].wrapped_dataset
+clean = attack["clean_test"].wrapped_dataset
+open(args.csv_save_path, "a").close()
+FOUND
+"""
+OF_TRAINING = """
+assert not train.samples, "somebody is marked"
+scores = np.array([train.dataset.data[i][-1, -1].mean() for i in train.places])
+true = np.zeros(len(train.places))
+assert args.clean_sample_num == len(clean) == len(tests.samples)
+assert np.isnan(metrics.auc(*metrics.roc_curve(true, scores)[:2]))
+metrics.roc_auc_score(true, scores)
+tn, fp, fn, tp = confusion_matrix(true, scores > 250).ravel()
+assert fn == tp == 0 and fp == (scores > 250).sum()
+"""
+OF_TESTS = """
+true = np.r_[np.ones(len(tests.samples)), np.zeros(2)]
+metrics.roc_auc_score(true, true)
+"""
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A folder that looks like a checkout, whose ``ft`` writes down what it is given."""
@@ -95,6 +133,10 @@ def home(tmp_path, monkeypatch):
         "defense/base.py": "",
         "defense/ft.py": SCRIPT,
         "defense/anp.py": SCRIPT,
+        "detection_pretrain/ft.py": DETECTOR.replace("FOUND", OF_TRAINING),
+        "detection_pretrain/agpd_utils.py": "",
+        "detection_infer/teco.py": DETECTOR.replace("FOUND", OF_TESTS),
+        "detection_infer/sentinet.py": DETECTOR.replace("FOUND", ""),
         "defense/bnp.py": "",
     }.items():
         (home / file).parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +186,34 @@ def test_a_script_is_given_what_the_cell_has(home, tmp_path):
     assert not engine.bf16, "measured as it was trained"
     assert engine.log_book.seconds["ft.py"] > 0 and engine.log_book.clean_given == len(own.reserve)
     assert sorted(home.rglob("*")) == before, "it wrote into the checkout"
+
+
+def test_a_detector_of_training_images(home, tmp_path):
+    """The white corner of BadNets is all that it looks at; nobody is marked, no test image given;
+    the victim stays as it is. One name in two folders is two names.
+    """
+    own = lab("backdoorbench:detection_pretrain.ft", tmp_path)
+    own.check()
+    result = run_cell(own)
+    victim = own.engine().victim().state_dict()
+    assert all(torch.equal(value, victim[name]) for name, value in result.net.state_dict().items())
+    found = result.record["suspects"]["its detector"]
+    assert found == pytest.approx({"auroc": 1.0, "tpr": 1.0, "fpr": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        # gives scores alone, of the triggered images and two clean ones
+        ("teco", {"auroc": 1.0, "tpr": None, "fpr": None}),
+        # suspects nobody, and says nothing then
+        ("sentinet", {"auroc": 0.5, "tpr": 0.0, "fpr": 0.0}),
+    ],
+)
+def test_a_detector_of_test_images(name, found, home, tmp_path):
+    own = lab(f"backdoorbench:{name}", tmp_path)
+    record = run_cell(own).record
+    assert record["suspects"] == {"its detector, of test images": found}
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,14 @@ from ..errors import InputError, nearest
 # attacks that only change images: BackdoorBench's dispatch gives their transforms
 DISPATCH = ("badnet", "blended", "sig", "ctrl", "ftrojann", "ssba", "lc", "lf")
 
-# files of defense/ that are none
-PARTS = ("__init__", "base", "dataset_load_mode")
+# whose scripts stand among our defenses: those of the first repair or train, those of the second
+# suspect training images, those of the third test images
+FOLDERS = ("defense", "detection_pretrain", "detection_infer")
+# files there that are no script
+PARTS = ("__init__", "base", "dataset_load_mode", "agpd_utils", "spectre_utils")
 # why a script cannot stand in a table; in f02e353, July 2025
 BROKEN = {
+    "asset": "it shuffles the images whose losses it tells: none can be traced to an image",
     "bnp": "it imports defense.mbns, which the checkout has not",
     "ep": "it imports defense.dde, which the checkout has not",
     "npd": "it saves the victim, not what it made of it",
@@ -26,6 +30,10 @@ CHOSEN_ON_TESTS = {
     "anp": "the masks with the least test ASR",
     "fp": "neurons pruned until test CA falls",
 }
+# detectors that give scores and no threshold
+SCORES_ALONE = ("teco",)
+# whose settings lie under another name
+SETTINGS = {"scan_frac": "scan"}
 
 
 def home() -> Path:
@@ -95,23 +103,50 @@ def attacks() -> dict[str, str]:
     }
 
 
+def scripts() -> dict[str, str]:
+    """The scripts that stand among our defenses, by name: where each lies in the checkout. A name
+    that two folders have is the first one's, and FOLDER.NAME the other's.
+    """
+    found: dict[str, str] = {}
+    for folder in FOLDERS:
+        for file in sorted((home() / folder).glob("*.py")):
+            if file.stem not in PARTS:
+                taken = file.stem in found
+                name = f"{folder}.{file.stem}" if taken else file.stem
+                found[name] = f"{folder}/{file.name}"
+    return found
+
+
+def settings(name: str) -> Path | None:
+    """The YAML file that a script has for CIFAR-10, if it has one."""
+    folder, _, file = scripts()[name].partition("/")
+    kind = "defense" if folder == "defense" else "detection"
+    stem = file.removesuffix(".py")
+    place = home() / "config" / kind / SETTINGS.get(stem, stem)
+    return next((f for f in (place / "cifar10.yaml", place / "config.yaml") if f.exists()), None)
+
+
 def defenses() -> dict[str, str]:
-    """The defenses of the checkout and what is to be known of each; none without a checkout."""
+    """The defenses and detectors of the checkout and what is to be known of each; none without a
+    checkout.
+    """
     if not os.environ.get("BACKDOORBENCH_HOME"):
         return {}
-    files = sorted((home() / "defense").glob("*.py"))
-    scripts = [file.stem for file in files if file.stem not in PARTS]
-    return {f"backdoorbench:{script}": _known_of(script) for script in scripts}
+    return {f"backdoorbench:{name}": _known_of(name, path) for name, path in scripts().items()}
 
 
-def _known_of(script: str) -> str:
-    if script in BROKEN:
-        return f"cannot run: {BROKEN[script]}"
+def _known_of(name: str, path: str) -> str:
+    if name in BROKEN:
+        return f"cannot run: {BROKEN[name]}"
     words = ["BackdoorBench's own script"]
-    if script in NEEDS_CUDA:
+    folder = path.partition("/")[0]
+    if folder != "defense":
+        which = "training" if folder == "detection_pretrain" else "test"
+        words = [f"BackdoorBench's own detector, of {which} images"]
+    if name in NEEDS_CUDA:
         words.append("on a CUDA device")
-    if script in CHOSEN_ON_TESTS:
-        words.append(f"chosen on the test set: {CHOSEN_ON_TESTS[script]}")
+    if name in CHOSEN_ON_TESTS:
+        words.append(f"chosen on the test set: {CHOSEN_ON_TESTS[name]}")
     return "; ".join(words)
 
 

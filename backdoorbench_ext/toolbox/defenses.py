@@ -1,9 +1,9 @@
-"""BackdoorBench's own defenses in our grid: ``backdoorbench:NAME``.
+"""BackdoorBench's own defenses and detectors in our grid: ``backdoorbench:NAME``.
 
 ``BACKDOORBENCH_HOME`` is the folder of a checkout, ``BACKDOORBENCH_PYTHON`` the Python that has
-what it needs (ours unless set). The unmodified script ``defense/NAME.py`` runs in a process of its
-own, in a folder of ours: nothing is written into the checkout. Options are its own flags, above the
-YAML file that it has for CIFAR-10.
+what it needs (ours unless set). The unmodified script runs in a process of its own, in a folder of
+ours: nothing is written into the checkout. Options are its own flags, above the YAML file that it
+has for CIFAR-10.
 
 It is given what our cell has: the training images as a defense sees them, without a word of who is
 poisoned; our victim, trained under our protocol; and our clean reserve in place of the clean images
@@ -16,7 +16,8 @@ from __future__ import annotations
 import csv
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,15 +30,16 @@ from torch import Tensor, nn
 from ..api import Defense
 from ..engine import Engine
 from ..errors import InputError
-from ..images import Images
+from ..images import Images, Poisoned
 from ..models import Net
 from . import checkout, record
 from .process import image_arrays, launch
 
 # decided by our cell, or by us
 OURS = (
-    *("checkpoint_load", "checkpoint_save", "dataset", "dataset_path", "device", "index", "log"),
-    *("model", "ratio", "random_seed", "result_file", "yaml_path"),
+    *("checkpoint_load", "checkpoint_save", "csv_save_path", "data_root", "dataset"),
+    *("dataset_path", "device", "index", "log", "model", "num_classes", "ratio", "random_seed"),
+    *("result_file", "seed", "yaml_path"),
 )
 # as it is run on any machine
 PLAIN = {
@@ -64,39 +66,11 @@ class BackdoorBenchDefense(Defense):
         return None
 
     def check(self, net: Net, x: Tensor) -> None:
-        name = f"backdoorbench:{self.method}"
-        checkout.check_name(name, checkout.defenses(), "defenses")
-        why = refused(self.method)
-        if why:
-            raise InputError(f"{name}: {why}")
-        checkout.check_flags(name, self.flags, script_flags(self.method), OURS)
+        check(self.method, self.flags)
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         assert engine.tests is not None, "the lab gives the test images"
-        victim = engine.victim()
-        reserve = engine.clean()
-        test, triggered = engine.tests
-        rules = engine.rules
-        state = record.model_state(rules.model, victim, len(train.classes))
-        mean, std = engine.normalisation
-        with tempfile.TemporaryDirectory(prefix="bbx-") as name:
-            folder = Path(name)
-            np.savez(
-                folder / "given.npz",
-                **image_arrays("train", train),
-                **image_arrays("reserve", reserve),
-                **image_arrays("test", test),
-                **image_arrays("triggered", triggered),
-                triggered_true=triggered.true.cpu().numpy(),
-                mean=np.asarray(mean),
-                std=np.asarray(std),
-            )
-            record.save(folder / "victim.pt", state)
-            places = np.arange(len(train), len(train) + len(reserve))
-            np.savetxt(folder / "reserve.txt", places, fmt="%d")
-            begun = time.perf_counter()
-            self._run(folder, state["model_name"], engine)
-            engine.log_book.seconds[f"{self.method}.py"] = time.perf_counter() - begun
+        with ran(self.method, self.flags, train, engine, engine.tests) as (folder, state):
             engine.log(**own_numbers(folder, self.method))
             found = sorted(folder.rglob("defense_result.pt"))
             if not found:
@@ -108,28 +82,141 @@ class BackdoorBenchDefense(Defense):
         engine.bf16 = False
         return net.eval()
 
-    def _run(self, folder: Path, model: str, engine: Engine) -> None:
-        """The script, with the record that it asks for answered from the folder."""
-        given = PLAIN | self.flags
-        device = str(engine.device)
-        given |= {"device": device, "model": model, "random_seed": engine.seed % 2**31}
-        given |= {"index": str(folder / "reserve.txt"), "dataset_path": "./data"}
-        # the only thing that its data sets' names still decide is whether images are flipped
-        given["dataset"] = "cifar10" if engine.rules.flip else "gtsrb"
-        settings = _yaml(self.method) | given
-        (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+
+@dataclass(frozen=True)
+class BackdoorBenchDetector(BackdoorBenchDefense):
+    """A detector of BackdoorBench: the victim stays as it is, and the record says how well the
+    script finds poisoned images.
+
+    Whom it suspects, and by which score, is what it hands to scikit-learn for its own numbers. One
+    of training images gets our reserve in place of test images, too, and is not told who is
+    poisoned. One of test images mixes the triggered with clean ones itself.
+    """
+
+    # unlike a repair it looks at the training set
+    after_training: ClassVar[bool] = False
+
+    def fit(self, train: Images, engine: Engine) -> nn.Module:
+        assert engine.tests is not None, "the lab gives the test images"
+        of_tests = checkout.scripts()[self.method].startswith("detection_infer/")
+        reserve = engine.clean()
+        nobody = torch.zeros_like(reserve.y, dtype=torch.bool)
+        unmarked = Poisoned(
+            reserve.x, reserve.y, reserve.classes, true=reserve.y, mask=nobody, cover=nobody
+        )
+        tests = engine.tests if of_tests else (reserve, unmarked)
+        with (
+            ran(self.method, self.flags, train, engine, tests) as (folder, _),
+            np.load(folder / "suspects.npz", allow_pickle=False) as file,
+        ):
+            told = {name: torch.from_numpy(file[name]) for name in file.files}
+        poisoned = None
+        if of_tests:
+            # one that suspects nobody does not say whom it looked at: triggered and clean images
+            some = torch.arange(len(tests[1]) + 1) < len(tests[1])
+            poisoned = told.get("true", some).bool()
+        n = len(train) if poisoned is None else len(poisoned)
+        flagged: Tensor | None = told.get("flagged", torch.zeros(n)).bool()
+        scores = told.get("scores", flagged)
+        if self.method in checkout.SCORES_ALONE:
+            flagged = None
+        assert scores is not None
+        if len(scores) != n:
+            raise RuntimeError(
+                f"backdoorbench:{self.method} told of {len(scores)} images, there are {n}"
+            )
+        name = "its detector, of test images" if of_tests else "its detector"
+        engine.suspect(name, scores, flagged, poisoned)
+        return engine.victim()
+
+
+@contextmanager
+def ran(
+    method: str,
+    flags: Mapping[str, Any],
+    train: Images,
+    engine: Engine,
+    tests: tuple[Images, Poisoned],
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Run a script on what the cell has; the folder in which it ran, and the victim as it had it.
+
+    Args:
+        flags: the user's.
+        tests: clean and triggered images that it takes for the test images.
+    """
+    victim = engine.victim()
+    reserve = engine.clean()
+    test, triggered = tests
+    state = record.model_state(engine.rules.model, victim, len(train.classes))
+    mean, std = engine.normalisation
+    with tempfile.TemporaryDirectory(prefix="bbx-") as name:
+        folder = Path(name)
+        np.savez(
+            folder / "given.npz",
+            **image_arrays("train", train),
+            **image_arrays("reserve", reserve),
+            **image_arrays("test", test),
+            **image_arrays("triggered", triggered),
+            triggered_true=triggered.true.cpu().numpy(),
+            mean=np.asarray(mean),
+            std=np.asarray(std),
+        )
+        record.save(folder / "victim.pt", state)
+        places = np.arange(len(train), len(train) + len(reserve))
+        np.savetxt(folder / "reserve.txt", places, fmt="%d")
+        (folder / "record" / "cell").mkdir(parents=True)
+        settings = _settings(method, flags, folder, state["model_name"], engine, len(reserve))
+        (folder / "settings.yaml").write_text(yaml.safe_dump(_yaml(method) | settings))
         # some flags have defaults, which would go above the file
-        known = script_flags(self.method)
+        known = script_flags(method)
         words = [
             word
-            for flag, value in given.items()
+            for flag, value in settings.items()
             if flag in known and flag not in PLAIN
             for word in (f"--{flag}", str(value))
         ]
         words += ["--yaml_path", str(folder / "settings.yaml"), "--result_file", "cell"]
-        (folder / "record" / "cell").mkdir(parents=True)
-        words = [self.method, str(checkout.home()), *words]
-        launch("launch_defense.py", self.method, words, folder)
+        words = [checkout.scripts()[method], str(checkout.home()), *words]
+        begun = time.perf_counter()
+        launch("launch_defense.py", method, words, folder)
+        engine.log_book.seconds[f"{method}.py"] = time.perf_counter() - begun
+        yield folder, state
+
+
+def _settings(
+    method: str, flags: Mapping[str, Any], folder: Path, model: str, engine: Engine, clean: int
+) -> dict[str, Any]:
+    """What a script is told, whatever its YAML file says."""
+    seed = engine.seed % 2**31
+    given: dict[str, Any] = dict(PLAIN)
+    # its detectors have none of their own
+    if "clean_sample_num" in script_flags(method):
+        given["clean_sample_num"] = clean
+    return {
+        **given,
+        **flags,
+        "device": str(engine.device),
+        "model": model,
+        "num_classes": len(engine.classes),
+        "random_seed": seed,
+        "seed": seed,
+        "index": str(folder / "reserve.txt"),
+        "csv_save_path": str(folder / "its.csv"),
+        "dataset_path": "./data",
+        "data_root": "./data",
+        # the only thing that its data sets' names still decide is whether images are flipped
+        "dataset": "cifar10" if engine.rules.flip else "gtsrb",
+    }
+
+
+def check(method: str, flags: Mapping[str, Any]) -> None:
+    """Raises: InputError: no such script, one that cannot run, or a flag that it does not have."""
+    name = f"backdoorbench:{method}"
+    checkout.check_name(name, checkout.defenses(), "defenses")
+    why = refused(method)
+    if why:
+        raise InputError(f"{name}: {why}")
+    checkout.check_flags(name, flags, script_flags(method), OURS)
 
 
 def own_numbers(folder: Path, method: str) -> dict[str, float]:
@@ -166,7 +253,7 @@ def refused(method: str) -> str:
 
 def script_flags(method: str) -> list[str]:
     """The flags of a script."""
-    return checkout.flags(f"defense/{method}.py")
+    return checkout.flags(checkout.scripts()[method])
 
 
 def defaults(method: str) -> dict[str, Any]:
@@ -176,9 +263,8 @@ def defaults(method: str) -> dict[str, Any]:
 
 
 def _yaml(method: str) -> dict[str, Any]:
-    folder = checkout.home() / "config" / "defense" / method
-    files = [file for file in (folder / "cifar10.yaml", folder / "config.yaml") if file.exists()]
-    return dict(yaml.safe_load(files[0].read_text("utf-8"))) if files else {}
+    file = checkout.settings(method)
+    return dict(yaml.safe_load(file.read_text("utf-8"))) if file else {}
 
 
 def _result(made: Any, state: Mapping[str, Any], train: Images, net: Net) -> dict[str, Tensor]:
@@ -220,4 +306,7 @@ def folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def made(scheme: str, rest: str, options: dict[str, Any]) -> Defense:
     """The defense of ``backdoorbench:NAME``."""
-    return BackdoorBenchDefense(method=rest, flags=options)
+    known = checkout.scripts() if checkout.defenses() else {}
+    detects = known.get(rest, "").startswith("detection_")
+    cls = BackdoorBenchDetector if detects else BackdoorBenchDefense
+    return cls(method=rest, flags=options)

@@ -1,6 +1,6 @@
-"""Runs in BackdoorBench's Python, in a folder of ours: ``launch_defense.py NAME HOME FLAGS...``.
+"""Runs in BackdoorBench's Python, in a folder of ours: ``launch_defense.py SCRIPT HOME FLAGS...``.
 
-The script ``HOME/defense/NAME.py`` is not changed. Every script gets its data and its victim from
+The script ``HOME/SCRIPT`` is not changed. Every script gets its data and its victim from
 one function, ``load_attack_result``; here it answers from ``given.npz`` and ``victim.pt``. What the
 script writes lies below ``record/`` in this folder, nothing in the checkout.
 """
@@ -88,20 +88,59 @@ def answer(dataset: str) -> Any:
     return load_attack_result
 
 
+def overheard() -> dict[str, Any]:
+    """What a detector hands to scikit-learn for its numbers, filled in while it runs: "flagged",
+    whom it suspects; "scores" by which; and "true", who is poisoned as it believes.
+
+    Nobody is marked here, where scikit-learn would find fault with what is missing.
+    """
+    from sklearn import metrics
+
+    told: dict[str, Any] = {}
+
+    def confusion_matrix(true: Any, pred: Any, *_: Any, **__: Any) -> np.ndarray:
+        told["true"] = np.asarray(true)
+        told["flagged"] = np.asarray(pred).astype(bool)
+        pairs = 2 * told["true"].astype(int) + told["flagged"]
+        return np.bincount(pairs, minlength=4).reshape(2, 2)
+
+    def scored(plain: Any) -> Any:
+        def score(true: Any, scores: Any, *args: Any, **more: Any) -> Any:
+            told["true"] = np.asarray(true)
+            told["scores"] = np.asarray(scores, dtype=float)
+            try:
+                return plain(true, scores, *args, **more)
+            except ValueError:
+                return np.nan
+
+        return score
+
+    changed: Any = metrics
+    changed.confusion_matrix = confusion_matrix
+    changed.roc_curve = scored(metrics.roc_curve)
+    changed.roc_auc_score = scored(metrics.roc_auc_score)
+    return told
+
+
 def main() -> None:
-    name, home, *flags = sys.argv[1:]
+    path, home, *flags = sys.argv[1:]
+    script = Path(home) / path
     launch.old_names()
     # in place of this file's folder: BackdoorBench's packages have common names
     sys.path[0] = home
+    # where Python itself would look first
+    sys.path.insert(1, str(script.parent))
     parser = argparse.ArgumentParser()
     parser.add_argument("--dataset")
     known, _ = parser.parse_known_args(flags)
     import utils.save_load_attack as save_load  # type: ignore[import-not-found]
 
     save_load.load_attack_result = answer(known.dataset)
-    script = Path(home) / "defense" / f"{name}.py"
+    told = overheard() if script.parent.name.startswith("detection") else None
     sys.argv = [str(script), *flags]
     runpy.run_path(str(script), run_name="__main__")
+    if told is not None:
+        np.savez("suspects.npz", **told)
 
 
 if __name__ == "__main__":
