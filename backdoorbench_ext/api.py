@@ -202,6 +202,7 @@ class Attack(Method, ABC):
         rate: float,
         rng: torch.Generator,
         folder: Path,
+        model: str,
     ) -> tuple[Poisoned, Poisoned]:
         """For attacks whose images are made elsewhere: the poisoned training set, without the
         images that are ``held`` back, and the triggered test images.
@@ -212,12 +213,19 @@ class Attack(Method, ABC):
             target: the target label, ``rate`` the share of the training images to poison, ``rng``
                 chooses them where the attack has not.
             folder: the attack's own, which stays.
+            model: the protocol's network, by its name.
         """
         raise NotImplementedError
 
-    def victim(self, net: nn.Module) -> Mapping[str, Tensor] | None:
+    def holds(self, n: int) -> Tensor | None:
+        """For attacks that bring their clean reserve: which of ``n`` training images it is, bool
+        (n,); otherwise it is the protocol's.
+        """
+        return None
+
+    def victim(self, net: nn.Module, folder: Path) -> Mapping[str, Tensor] | None:
         """For attacks that bring the network that was trained on their images: its state as that of
-        ``net``; otherwise ours is trained on them.
+        ``net``; otherwise ours is trained on them. ``folder`` is what ``supply`` was given.
         """
         return None
 
@@ -235,6 +243,13 @@ class Attack(Method, ABC):
         controls.
         """
         return getattr(self, "poisoning", "fixed") == "per-batch"
+
+    @property
+    def trains_itself(self) -> bool:
+        """Whether there is no poisoned training set, the attacker controls the training: only for
+        defenses that start from the victim.
+        """
+        return self.per_batch
 
     @property
     def learns(self) -> bool:

@@ -694,6 +694,21 @@ def defend(
             _say(f"wrote {file}")
 
 
+@app.command()
+def link(
+    home: Annotated[Path, typer.Argument(metavar="HOME", help="a checkout of BackdoorBench")],
+    undo: Annotated[bool, typer.Option("--undo", help="take away what was written")] = False,
+) -> None:
+    """Put our attacks and defenses among BackdoorBench's scripts: python ./defense/cbd.py works
+    there as its own.
+    """
+    from .toolbox import link as linking
+
+    files = linking.unlink(home) if undo else linking.link(home)
+    scripts = ", ".join(f"{f.parent.name}/{f.stem}" for f in files if f.suffix == ".py")
+    _say(f"{'took away' if undo else 'wrote'} {len(files)} files in {home}: {scripts or 'none'}")
+
+
 @app.command("tune")
 def tune_(
     defense: Annotated[str, typer.Argument(help="the defense, with the options that stay")],

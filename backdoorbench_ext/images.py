@@ -79,6 +79,12 @@ class Poisoned(Images):
         return Images(self.x, self.y, self.classes)
 
 
+def unmarked(images: Images) -> Poisoned:
+    """Images of which none is poisoned."""
+    nobody = torch.zeros_like(images.y, dtype=torch.bool)
+    return Poisoned(images.x, images.y, images.classes, true=images.y, mask=nobody, cover=nobody)
+
+
 def rows(x: Tensor) -> Tensor:
     """Images uint8 (n, 3, h, w), an image a row.
 

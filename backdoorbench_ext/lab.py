@@ -15,7 +15,7 @@ from .api import Attack, Defense
 from .devices import pick_device
 from .engine import Audit, EachBatch, Engine, Log, Progress, apart, check_per_class, seed_of
 from .errors import InputError
-from .images import Images, Poisoned
+from .images import Images, Poisoned, unmarked
 from .options import Options
 from .sharing import once
 from .suite import Cell, digest, file_name
@@ -75,7 +75,11 @@ class Lab:
     @cached_property
     def held(self) -> Tensor:
         """Which training images are the clean reserve: bool (n,), on the CPU."""
-        return hold_out(self.clean[0], self.rules.reserve, seed_of(self.cell.seed, "reserve"))
+        train = self.clean[0]
+        brought = self._unfitted.holds(len(train))
+        if brought is not None:
+            return brought
+        return hold_out(train, self.rules.reserve, seed_of(self.cell.seed, "reserve"))
 
     @cached_property
     def reserve(self) -> Images:
@@ -119,10 +123,10 @@ class Lab:
                 defense.check(net, torch.rand(2, *train.x.shape[1:]))
             except InputError as error:
                 raise InputError(f"{cell.defense} with {rules.model}: {error}") from error
-        if self._unfitted.per_batch and not defense.after_training:
+        if self._unfitted.trains_itself and not defense.after_training:
             raise InputError(
-                f"{cell.attack} poisons every batch of a training that the attacker controls: "
-                f"{cell.defense}, which trains on a poisoned set, has nothing to train on"
+                f"{cell.attack} controls the training: {cell.defense}, which trains on a poisoned "
+                "set, has nothing to train on"
             )
         first = train.x[(~self.held).nonzero()[0]]
         # the choice needs labels alone
@@ -221,12 +225,7 @@ class Lab:
             return self._supplied(rng)
         attack = self.attack
         if attack.per_batch:
-            train = self.train
-            nobody = torch.zeros_like(train.y, dtype=torch.bool)
-            clean = Poisoned(
-                train.x, train.y, train.classes, true=train.y, mask=nobody, cover=nobody
-            )
-            return clean, attack.test_set(self.test, self.rules.target)
+            return unmarked(self.train), attack.test_set(self.test, self.rules.target)
         poisoned = attack.poison(
             self.train,
             target=self.rules.target,
@@ -243,6 +242,11 @@ class Lab:
             poisoned.x[poisoned.mask] = once(file, self.device, refine)["x"]
         return poisoned, attack.test_set(self.test, self.rules.target)
 
+    @property
+    def _supplies(self) -> Path:
+        """The folder of an attack that has its images from elsewhere."""
+        return self.shared(self._attack_name, "attack", "rate").with_suffix("")
+
     def _supplied(self, rng: torch.Generator) -> tuple[Poisoned, Poisoned]:
         """Images that an attack has from elsewhere."""
         train, test = self.clean
@@ -253,7 +257,8 @@ class Lab:
             target=self.rules.target,
             rate=self.cell.rate,
             rng=rng,
-            folder=self.shared(self._attack_name, "attack", "rate").with_suffix(""),
+            folder=self._supplies,
+            model=self.rules.model,
         )
         return poisoned.to(self.device), triggered.to(self.device)
 
@@ -274,7 +279,7 @@ class Lab:
         file = self.shared("victim", "attack", "rate", poison=self.poison_digest)
         if self.attack.supplies:
             bare = Engine(self.rules, self.poisoned.observed(), device=self.device).new_model()
-            state = self.attack.victim(bare)
+            state = self.attack.victim(bare, self._supplies)
             if state is not None:
                 once(file, self.device, lambda: {**state, **Log().tensors()})
         return file

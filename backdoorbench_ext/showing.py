@@ -60,7 +60,7 @@ def _theirs(out: Console, name: str, kind: str, line: str) -> None:
     out.print(flowing(module), highlight=False, markup=False)
     if kind == "defense":
         method = name.partition(":")[2]
-        why = defenses.refused(method)
+        why = checkout.refused(method)
         if why:
             out.print(f"\ncannot run here: {why}", highlight=False, markup=False)
         table = Table("flag", "its default for CIFAR-10", title="its flags")

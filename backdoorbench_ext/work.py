@@ -125,6 +125,9 @@ def _draw(lab: Lab, pictures: Path) -> None:
     from .plots import save as save_figure
 
     before, after = lab.specimen()
+    # a record without a training set has triggered images alone, not what they were before
+    if not len(before):
+        return
     save_figure(examples(before.x[:8], after.x[:8], lab.cell.attack), pictures, ("png",))
 
 

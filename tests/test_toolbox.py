@@ -392,9 +392,14 @@ def test_round_trip(attack, tmp_path):
     counts = commands.poison(cell, options, tmp_path / "record" / "ours")
     lab = Lab(cell, options)
     train = lab.poisoned
-    assert counts == {"train": 36, "poisoned": 4, "triggered": 15}
+    assert counts == {"train": 40, "reserve": 4, "poisoned": 4, "triggered": 15}
     back = record.read(tmp_path / "record" / "ours")
-    again = back.poisoned("train", make_images(40))
+    every = back.poisoned("train", make_images(40))
+    places = np.loadtxt(tmp_path / "record" / "ours" / "reserve.txt", dtype=int)
+    reserve = every[torch.from_numpy(places)]
+    assert torch.equal(reserve.x, lab.reserve.x) and torch.equal(reserve.y, lab.reserve.y)
+    assert not reserve.mask.any() and not reserve.cover.any()
+    again = every[~lab.held]
     triggered = back.poisoned("test", make_images(20, seed=1))
     for name in ("x", "y", "true"):
         assert torch.equal(getattr(again, name), getattr(train, name)) and torch.equal(
@@ -747,13 +752,15 @@ def test_transforms_of_backdoorbench(checkout, tmp_path):
         ("badnet[pratio=0.3]", "pratio is decided by the cell"),
         ("badnet[attack_label_trans=all2all]", "attack_label_trans is decided by the cell"),
         ("ssba", "ssba_train_b1.npy of the checkout is not there"),
-        ("lira", "holds no training set"),
+        ("blind[network=trained]", "makes no training set: say network=record"),
+        ("blind[model=vgg]", "model is decided by the cell"),
+        ("badnet[network=record]", "no network comes with them"),
         ("trojannn", "give pretrain_model_path"),
         ("ssba[attack_train_replace_imgs_path=/no.npy]", "/no.npy of the checkout is not there"),
     ],
 )
 def test_flags_of_its_attacks_are_checked_before_anything_runs(name, says, checkout, tmp_path):
-    for script in ("ssba", "lira", "trojannn"):
+    for script in ("ssba", "blind", "trojannn"):
         (checkout / "attack" / f"{script}.py").write_text(
             "parser.add_argument('--attack_train_replace_imgs_path')\n"
         )
@@ -763,6 +770,41 @@ def test_flags_of_its_attacks_are_checked_before_anything_runs(name, says, check
     (checkout / "resource" / "ssba").mkdir(parents=True)
     (checkout / "resource" / "ssba" / "cifar10_ssba_train_b1.npy").write_text("")
     registry.create("attacks", "backdoorbench:ssba").check(torch.zeros(1, 3, 8, 8))
+
+
+def test_an_attack_that_controls_the_training(checkout, tmp_path, monkeypatch):
+    """Its record holds a network and triggered images, no training set: for defenses that start
+    from the victim, whether its script runs or its record is read.
+    """
+    monkeypatch.setattr(checkout_module, "NEEDS_CUDA", ())
+    there = tmp_path / "record" / "before"
+    what = content(there, inside=True) | {"bd_train": None}
+    saved(there, what)
+    (checkout / "attack" / "lira.py").write_text(
+        "import pathlib, shutil, sys\n"
+        "def flags(parser):\n"
+        "    parser.add_argument('--model')\n"
+        "to = pathlib.Path('record', sys.argv[sys.argv.index('--save_folder_name') + 1])\n"
+        "assert sys.argv[sys.argv.index('--model') + 1] == 'shufflenet_v2_x1_0'\n"
+        f"shutil.copytree({str(there)!r}, to)\n"
+    )
+    data = npz(tmp_path / "data", *clean_sets())
+    options = Options(out=tmp_path / "runs", data=data, device="cpu")
+    names = ("none", "fp", "cbd[t1=1]")
+    for attack in ("backdoorbench:lira", f"record:{there}"):
+        none, repair, training = Suite("grid", TINY, ("cifar10",), (attack,), names).cells()
+        Lab(repair, options).check()
+        with pytest.raises(InputError, match="nothing to train on") as error:
+            Lab(training, options).check()
+        assert "\n" not in str(error.value)
+        lab = Lab(none, options)
+        lab.check()
+        net = lab.engine().victim()
+        assert torch.equal(net.state_dict()["backbone.fc.bias"], what["model"]["fc.bias"])
+        assert not lab.poisoned.mask.any() and lab.triggered.mask.all()
+        assert torch.equal(lab.poisoned.x, lab.train.x)
+    words = ["defend", str(there), "--data", str(data), "--out", str(tmp_path / "defended")]
+    assert here(*words, "--defense", "none", "--epochs", "1", "--jobs", "1") == 0
 
 
 def test_a_script_trains_on_our_images_and_seed(checkout, tmp_path):
@@ -781,7 +823,7 @@ def test_a_script_trains_on_our_images_and_seed(checkout, tmp_path):
     flags = dict(zip(said["flags"][::2], said["flags"][1::2], strict=True))
     assert (flags["--random_seed"], flags["--s"], flags["--pratio"]) == ("3", "0.7", "0.1")
     (checkout / "attack" / "wanet.py").write_text(SAYS.replace("'--pratio'", "'--eps'"))
-    assert "--pratio" not in lab.attack._words(0, 0.1), "the script does not have it"
+    assert "--pratio" not in lab.attack._words(0, 0.1, ""), "the script does not have it"
     assert "--cross_ratio" not in flags and flags["--attack_target"] == "0"
 
 
@@ -938,7 +980,8 @@ def beside(tmp_path, real_records, monkeypatch):
     home, root = Path(os.environ["BACKDOORBENCH_HOME"]), tmp_path / "home"
     batches = root / "data" / "cifar10" / "cifar-10-batches-py"
     batches.mkdir(parents=True)
-    for name in ("attack", "config", "defense", "utils", "models", "dataset", "resource"):
+    folders = "attack config defense detection_pretrain utils models dataset resource"
+    for name in folders.split():
         (root / name).symlink_to(home / name)
     with np.load(real_records / "clean.npz") as data:
         parts = [
@@ -976,8 +1019,8 @@ def beside(tmp_path, real_records, monkeypatch):
 
 @pytest.mark.backdoorbench
 def test_its_loader_and_defenses_take_our_record(beside, real_records):
-    """``load_attack_result`` opens what we write and gives our images back; ft and abl run an epoch
-    on it.
+    """``load_attack_result`` opens what we write and gives our images back; ft, abl and mcr run an
+    epoch on it, and one of its detectors counts whom we have poisoned.
     """
     root, run = beside
     words = [
@@ -1019,7 +1062,7 @@ np.savez("read.npz", **read)
             assert np.array_equal(read[f"{which}_x"], ours.x.permute(0, 2, 3, 1).numpy())
             for name, tensor in (("y", ours.y), ("true", ours.true), ("poisoned", ours.mask)):
                 assert np.array_equal(read[f"{which}_{name}"], tensor.numpy())
-    for name in ("ft", "abl"):
+    for name in ("ft", "abl", "mcr"):
         text = (root / "config" / "defense" / name / "cifar10.yaml").read_text()
         Path(f"{name}.yaml").write_text(
             text.replace("num_workers: 4", "num_workers: 0")
@@ -1039,17 +1082,34 @@ np.savez("read.npz", **read)
             "--model",
             "shufflenet_v2_x1_0",
         ]
-        flags += (
-            ["--tuning_epochs", "1", "--finetuning_epochs", "1", "--unlearning_epochs", "1"]
-            if name == "abl"
-            else []
-        )
+        short = {
+            "abl": ("tuning_epochs", "finetuning_epochs", "unlearning_epochs"),
+            "mcr": ("train_curve_epochs", "ft_epochs"),
+        }
+        for flag in short.get(name, ()):
+            flags += [f"--{flag}", "1"]
+        if name != "abl":
+            flags += ["--index", "record/ours/reserve.txt"]
         run(
             f"import runpy\nsys.argv = {flags!r}\nrunpy.run_path('defense/{name}.py', "
             "run_name='__main__')"
         )
         found = torch.load(f"record/ours/defense/{name}/defense_result.pt", weights_only=True)
         assert found["model_name"] == "shufflenet_v2_x1_0"
+    settings = (root / "config/detection/cd/cifar10.yaml").read_text()
+    settings = settings.replace("num_workers: 4", "num_workers: 0").replace("'cuda'", "'cpu'")
+    Path("detector.yaml").write_text(settings.replace("amp: True", "amp: False"))
+    flags = "x --result_file ours --yaml_path detector.yaml --model shufflenet_v2_x1_0"
+    flags += " --cd_num_steps 1 --csv_save_path its.csv"
+    run(
+        f"import runpy\nsys.argv = {flags.split()!r}\n"
+        "runpy.run_path('detection_pretrain/cd.py', run_name='__main__')"
+    )
+    found = next(Path("record/ours").rglob("detection_info.csv"))
+    names, numbers = (line.split(",") for line in found.read_text().splitlines()[:2])
+    counted = dict(zip(names, numbers, strict=True))
+    assert int(counted["TP"]) + int(counted["FN"]) == int(back.train.replaced.sum())
+    assert sum(int(counted[name]) for name in ("TP", "FN", "TN", "FP")) == 400
 
 
 @pytest.mark.backdoorbench

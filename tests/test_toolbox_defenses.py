@@ -132,11 +132,12 @@ def home(tmp_path, monkeypatch):
         "config/defense/ft/cifar10.yaml": f"seen: {tmp_path / 'seen.json'}\nlr: 0.1\nepochs: 9\n",
         "defense/base.py": "",
         "defense/ft.py": SCRIPT,
+        "defense/mcr.py": SCRIPT,
         "defense/anp.py": SCRIPT,
         "detection_pretrain/ft.py": DETECTOR.replace("FOUND", OF_TRAINING),
         "detection_pretrain/agpd_utils.py": "",
         "detection_infer/teco.py": DETECTOR.replace("FOUND", OF_TESTS),
-        "detection_infer/sentinet.py": DETECTOR.replace("FOUND", ""),
+        "detection_infer/strip.py": DETECTOR.replace("FOUND", ""),
         "defense/bnp.py": "",
     }.items():
         (home / file).parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +168,7 @@ def test_a_script_is_given_what_the_cell_has(home, tmp_path):
     clean = own.engine().clean()
     assert seen["reserve"] == clean.x.permute(0, 2, 3, 1).tolist()
     n = len(own.poisoned)
-    assert seen["labels"] == own.poisoned.y.tolist() + clean.y.tolist()
+    assert seen["labels"] == own.poisoned.y.tolist()
     assert seen["places"] == list(range(n)) and seen["marked"] == 0
     assert seen["triggered"] == [[0, int(true)] for true in own.triggered.true]
     # its YAML file, our plain settings, the user's flags, in this order; argparse's defaults are
@@ -207,7 +208,7 @@ def test_a_detector_of_training_images(home, tmp_path):
         # gives scores alone, of the triggered images and two clean ones
         ("teco", {"auroc": 1.0, "tpr": None, "fpr": None}),
         # suspects nobody, and says nothing then
-        ("sentinet", {"auroc": 0.5, "tpr": 0.0, "fpr": 0.0}),
+        ("strip", {"auroc": 0.5, "tpr": 0.0, "fpr": 0.0}),
     ],
 )
 def test_a_detector_of_test_images(name, found, home, tmp_path):
@@ -242,9 +243,9 @@ def test_without_a_checkout(home, tmp_path, monkeypatch, capsys):
 
 def test_what_is_needed_of_a_gpu(home, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "CUDA" in defenses.refused("i-bau") and not defenses.refused("ft")
+    assert "CUDA" in checkout.refused("i-bau") and not checkout.refused("ft")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert not defenses.refused("i-bau")
+    assert not checkout.refused("i-bau")
 
 
 def test_it_is_listed_and_shown(home, capsys):
@@ -311,3 +312,14 @@ def test_numbers_of_scripts_without_a_summary(files, told, tmp_path):
         header = "loss" if rows is None else "test_acc,test_asr,test_ra"
         (tmp_path / name).write_text("\n".join([header, *(rows or ["1.5"])]))
     assert defenses.own_numbers(tmp_path, "ft").get("its CA") == told
+
+
+def test_the_one_that_wants_somebody_marked(home, tmp_path):
+    """The first image, unchanged: who is poisoned is not told."""
+    (home / "config/defense/mcr").mkdir()
+    text = (home / "config/defense/ft/cifar10.yaml").read_text()
+    (home / "config/defense/mcr/cifar10.yaml").write_text(text)
+    own = lab("backdoorbench:mcr", tmp_path)
+    own.defense.fit(own.poisoned.observed(), own.engine())
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert seen["marked"] == 1 and seen["labels"] == own.poisoned.y.tolist()

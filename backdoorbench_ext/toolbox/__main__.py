@@ -4,12 +4,7 @@ cifar10``.
 
 import sys
 
-from ..errors import InputError
-from .interface import main
+from .interface import main, told
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        print(f"backdoorbench_ext.toolbox: {error}", file=sys.stderr)
-        sys.exit(2)
+    told(main, sys.argv[1:])

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..api import Attack, option
 from ..errors import InputError, nearest
 from ..files import locked
-from ..images import Images, Poisoned
+from ..images import Images, Poisoned, unmarked
 from ..models import Net
 from ..reading import place
 from . import checkout, record
@@ -65,16 +65,36 @@ class RecordAttack(Supplied):
         "the victim: the record's network, or one trained here",
         choices=("record", "trained"),
     )
+    index: str = option(
+        "",
+        "a file of the places of clean images, the reserve; if not given, reserve.txt beside the "
+        "record, or else the protocol's",
+    )
 
     def spec(self) -> dict[str, Any]:
         folder = place(self.path)
         return super().spec() | {
             "path": folder.resolve().name,
             "sha256": record.digest(folder) if (folder / "attack_result.pt").is_file() else "",
+            "index": record.file_digest(self._index) if self._index else "",
         }
+
+    @property
+    def _index(self) -> Path | None:
+        file = place(self.index) if self.index else place(self.path) / "reserve.txt"
+        return file if self.index or file.is_file() else None
+
+    def holds(self, n: int) -> Tensor | None:
+        return record.places(self._index, n) if self._index else None
 
     def check(self, x: Tensor) -> None:
         record.read(place(self.path))
+        if self.trains_itself and self.network == "trained":
+            raise InputError(f"record:{self.path} holds no training set to train a network on")
+
+    @property
+    def trains_itself(self) -> bool:
+        return record.read(place(self.path)).train is None
 
     def supply(
         self,
@@ -86,10 +106,11 @@ class RecordAttack(Supplied):
         rate: float,
         rng: torch.Generator,
         folder: Path,
+        model: str,
     ) -> tuple[Poisoned, Poisoned]:
         return _sets(record.read(place(self.path)), train, test, held, target, rate)
 
-    def victim(self, net: nn.Module) -> Mapping[str, Tensor] | None:
+    def victim(self, net: nn.Module, folder: Path) -> Mapping[str, Tensor] | None:
         assert isinstance(net, Net)
         return record.read(place(self.path)).fit_to(net) if self.network == "record" else None
 
@@ -97,6 +118,9 @@ class RecordAttack(Supplied):
 def _sets(
     source: record.Record, train: Images, test: Images, held: Tensor, target: int, rate: float
 ) -> tuple[Poisoned, Poisoned]:
+    if source.train is None:
+        # for defenses that start from the victim
+        return unmarked(train[~held]), source.poisoned("test", test)
     least, most = source.rates
     slack = 0.5 / max(1, len(train)) + 5e-4
     if not least - slack <= rate <= most + slack:
@@ -109,7 +133,6 @@ def _sets(
             f"--target {source.targets[0]}"
         )
     poisoned = source.poisoned("train", train)
-    assert source.train is not None
     return poisoned[~held[torch.from_numpy(source.train.index)]], source.poisoned("test", test)
 
 
@@ -122,12 +145,28 @@ class BackdoorBenchAttack(Supplied):
     method: str = ""
     flags: dict = field(default_factory=dict)  # type: ignore[type-arg]  # options are checked against plain types
     seed: int | None = option(None, "its random_seed; if not set, the cell's seed", low=0)
+    network: str = option(
+        "trained",
+        "the victim: trained here on its images, or the network that came with them",
+        choices=("record", "trained"),
+    )
+
+    @property
+    def trains_itself(self) -> bool:
+        return self.method in NO_TRAINING_SET
 
     def check(self, x: Tensor) -> None:
         name = f"backdoorbench:{self.method}"
         checkout.check_name(name, checkout.attacks(), "attacks")
-        if self.method in NO_TRAINING_SET:
-            raise InputError(f"{name}: its record holds no training set to train on")
+        why = checkout.refused(self.method)
+        if why:
+            raise InputError(f"{name}: {why}")
+        if self.network == "record" and self.method in checkout.DISPATCH:
+            raise InputError(f"{name} changes images alone: no network comes with them")
+        if self.network == "trained" and self.trains_itself:
+            raise InputError(f"{name} makes no training set: say network=record")
+        if self.network == "record" and "model" in self.flags:
+            raise InputError(f"{name}: model is decided by the cell")
         has = self._has()
         if self.method == "trojannn" and "pretrain_model_path" not in self.flags:
             raise InputError(f"{name} starts from a network: give pretrain_model_path=FILE")
@@ -161,7 +200,7 @@ class BackdoorBenchAttack(Supplied):
     def _found(self, place: str) -> bool:
         return any(checkout.home().glob(place.removeprefix("./")))
 
-    def _words(self, target: int, rate: float) -> list[str]:
+    def _words(self, target: int, rate: float, model: str) -> list[str]:
         """The flags of its script: the user's, and what the cell decides."""
         given = {
             "dataset": "cifar10",
@@ -174,6 +213,8 @@ class BackdoorBenchAttack(Supplied):
         if self.method == "ftrojann":
             # its default names a folder that is not there
             given["bd_yaml_path"] = "./config/attack/ftrojannn/default.yaml"
+        if self.network == "record":
+            given["model"] = record.their_model(model)
         has = self._has()
         told = {**given, **self.flags}
         return [
@@ -193,14 +234,26 @@ class BackdoorBenchAttack(Supplied):
         rate: float,
         rng: torch.Generator,
         folder: Path,
+        model: str,
     ) -> tuple[Poisoned, Poisoned]:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             if self.method in checkout.DISPATCH:
                 return self._transformed(train, test, held, target, rate, rng, folder)
-            found = self._trained(train, test, target, rate, folder)
+            words = self._words(target, rate, model)
+            found = self._trained(train, test, words, folder)
             # it was told the rate, and rounds it down in every batch
             return _sets(found, train, test, held, target, found.rate)
+
+    def victim(self, net: nn.Module, folder: Path) -> Mapping[str, Tensor] | None:
+        if self.network == "trained":
+            return None
+        assert isinstance(net, Net)
+        return record.read(self._made(folder)).fit_to(net)
+
+    def _made(self, folder: Path) -> Path:
+        """Where its script leaves its record."""
+        return checkout.home() / "record" / f"bbx_{folder.name}"
 
     def _transformed(
         self,
@@ -230,7 +283,7 @@ class BackdoorBenchAttack(Supplied):
                 own = Images(x, y, train.classes)
                 arrays |= {**image_arrays(part, own), f"{part}_places": places.numpy()}
             np.savez(folder / "before.npz", **arrays)
-            words = [str(folder.resolve()), *self._words(target, rate)]
+            words = [str(folder.resolve()), *self._words(target, rate, "")]
             self._launch("transform", words, folder)
         with np.load(folder / "after.npz", allow_pickle=False) as after:
             made = [
@@ -260,10 +313,10 @@ class BackdoorBenchAttack(Supplied):
         ), triggered
 
     def _trained(
-        self, train: Images, test: Images, target: int, rate: float, folder: Path
+        self, train: Images, test: Images, words: list[str], folder: Path
     ) -> record.Record:
         """The record of a run of the script on our images, which is made once."""
-        made = checkout.home() / "record" / f"bbx_{folder.name}"
+        made = self._made(folder)
         if not (made / "attack_result.pt").exists():
             # of a run that was killed
             shutil.rmtree(made, ignore_errors=True)
@@ -274,7 +327,7 @@ class BackdoorBenchAttack(Supplied):
                 **image_arrays("train", train),
                 **image_arrays("test", test),
             )
-            words = [*self._words(target, rate), "--save_folder_name", made.name]
+            words = [*words, "--save_folder_name", made.name]
             self._launch("script", [str(folder.resolve()), *words], folder)
             (folder / "clean.npz").unlink()
         return record.read(made)
@@ -287,12 +340,16 @@ class BackdoorBenchAttack(Supplied):
 def made(scheme: str, rest: str, options: dict[str, Any]) -> Attack:
     """The attack of a name with a scheme, ``record:FOLDER`` or ``backdoorbench:NAME``."""
     if scheme == "record":
-        unknown = [name for name in options if name != "network"]
+        known = ["network", "index"]
+        unknown = [name for name in options if name not in known]
         if unknown:
-            raise nearest(unknown[0], ["network"], "options of record:")
+            raise nearest(unknown[0], known, "options of record:")
         return RecordAttack(path=rest, **options)
     seed = options.pop("random_seed", None)
+    usual = "record" if rest in NO_TRAINING_SET else "trained"
+    network = options.pop("network", usual)
     return BackdoorBenchAttack(
+        network=network,
         method=rest,
         flags=options,
         seed=seed,

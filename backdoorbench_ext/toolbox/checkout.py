@@ -22,9 +22,12 @@ BROKEN = {
     "asset": "it shuffles the images whose losses it tells: none can be traced to an image",
     "bnp": "it imports defense.mbns, which the checkout has not",
     "ep": "it imports defense.dde, which the checkout has not",
+    "nab": "it takes three values from its load_config, which gives one",
     "npd": "it saves the victim, not what it made of it",
+    "scan_frac": "it makes its SCAn without its argument",
+    "spectre": "it calls its get_features without its last argument",
 }
-NEEDS_CUDA = ("dbd", "i-bau")
+NEEDS_CUDA = ("dbd", "i-bau", "lira", "sentinet")
 # scripts that choose what they save by the test images, and how
 CHOSEN_ON_TESTS = {
     "anp": "the masks with the least test ASR",
@@ -32,8 +35,6 @@ CHOSEN_ON_TESTS = {
 }
 # detectors that give scores and no threshold
 SCORES_ALONE = ("teco",)
-# whose settings lie under another name
-SETTINGS = {"scan_frac": "scan"}
 
 
 def home() -> Path:
@@ -87,6 +88,18 @@ def check_flags(name: str, given: Iterable[str], has: list[str], ours: tuple[str
             raise nearest(flag, [f for f in has if f not in ours], f"flags of {name}")
 
 
+def refused(script: str) -> str:
+    """Why a script cannot run here, "" if it can."""
+    # a list of names needs no PyTorch
+    import torch
+
+    if script in BROKEN:
+        return BROKEN[script]
+    if script in NEEDS_CUDA and not torch.cuda.is_available():
+        return "it computes on CUDA devices alone, and there is none"
+    return ""
+
+
 def attacks() -> dict[str, str]:
     """The attacks of the checkout and how each is run; none without a checkout."""
     if not os.environ.get("BACKDOORBENCH_HOME"):
@@ -122,7 +135,7 @@ def settings(name: str) -> Path | None:
     folder, _, file = scripts()[name].partition("/")
     kind = "defense" if folder == "defense" else "detection"
     stem = file.removesuffix(".py")
-    place = home() / "config" / kind / SETTINGS.get(stem, stem)
+    place = home() / "config" / kind / stem
     return next((f for f in (place / "cifar10.yaml", place / "config.yaml") if f.exists()), None)
 
 

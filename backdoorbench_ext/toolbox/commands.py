@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from .. import models, registry
 from ..engine import Progress
 from ..errors import InputError
 from ..files import write_whole
+from ..images import Poisoned
 from ..lab import Lab
 from ..models import Net
 from ..options import Options
@@ -27,8 +30,9 @@ def poison(
     """Write what a cell trains on as a record of BackdoorBench, with the network that No Defense
     gives; how many images of each part.
 
-    The clean reserve stays out of its training set; images are counted in the order of CIFAR-10's
-    own files, which BackdoorBench opens again.
+    Its training set has the length and the order of CIFAR-10's own files, which BackdoorBench opens
+    again; the clean reserve is in it, as clean images, and ``reserve.txt`` tells their places, for
+    ``--index``.
 
     Raises:
         InputError: another data set, an unknown network, a place where BackdoorBench would not find
@@ -50,10 +54,12 @@ def poison(
     engine = lab.engine()
     victim = engine.victim()
     sets = {
-        "train": (lab.poisoned.to("cpu"), (~lab.held).nonzero().flatten(), len(train)),
+        "train": (whole(lab), torch.arange(len(train)), len(train)),
         "test": (lab.triggered.to("cpu"), counted, len(test)),
     }
     record.write(to, cell.dataset, rules.model, victim, sets)
+    reserve = lab.held.nonzero().flatten().tolist()
+    write_whole(to / "reserve.txt", "".join(f"{place}\n" for place in reserve).encode())
     metrics = counts(engine.measure(victim, lab.test, lab.triggered))
     write_whole(to / "attack_df.csv", table(metrics, rules.recipe.epochs).encode())
     info = {
@@ -68,10 +74,27 @@ def poison(
     }
     record.save(to / "info.pickle", info)
     return {
-        "train": len(lab.poisoned),
+        "train": len(train),
+        "reserve": len(reserve),
         "poisoned": int(lab.poisoned.mask.sum()),
         "triggered": len(lab.triggered),
     }
+
+
+def whole(lab: Lab) -> Poisoned:
+    """The poisoned training set of a cell with its clean reserve, in the order of the data set."""
+    train = lab.clean[0]
+    poisoned = lab.poisoned.to("cpu")
+    nobody = torch.zeros_like(lab.held)
+    tensors = {
+        "x": train.x.clone(),
+        "y": train.y.clone(),
+        "mask": nobody,
+        "cover": nobody.clone(),
+    }
+    for name, tensor in tensors.items():
+        tensor[~lab.held] = getattr(poisoned, name)
+    return Poisoned(**tensors, classes=train.classes, true=train.y)
 
 
 def table(metrics: Mapping[str, Sequence[int]], epochs: int) -> str:
@@ -90,18 +113,16 @@ def defending(
     dataset: str,
     protocol: Protocol,
     seeds: tuple[int, ...],
+    index: str = "",
 ) -> Suite:
-    """The suite of a record: its data set, rate and target, and its network, under a protocol.
+    """The suite of a record: its data set, rate and target, and its network, under a protocol. A
+    record without a training set has the rate 0, and suits defenses that start from the victim.
+    ``index`` is a file of the places of its clean images, as ``reserve.txt`` beside it.
 
     Raises:
-        InputError: as ``record.read``; a record without a training set; no network here that is
-            like its.
+        InputError: as ``record.read``; no network here that is like its.
     """
     source = record.read(folder)
-    if source.train is None:
-        raise InputError(
-            f"{folder}: holds no poisoned training set: its attack controls the training"
-        )
     model = record.our_model(source.model_name)
     models.check(model)
     # before any memory is asked for
@@ -120,7 +141,7 @@ def defending(
         name,
         rules,
         (dataset or source.dataset,),
-        (registry.join(f"record:{folder}", {}),),
+        (registry.join(f"record:{folder}", {"index": index} if index else {}),),
         defenses,
         rates=(source.rate,),
         seeds=seeds,

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ..api import Defense
 from ..engine import Engine
 from ..errors import InputError
-from ..images import Images, Poisoned
+from ..images import Images, Poisoned, unmarked
 from ..models import Net
 from . import checkout, record
 from .process import image_arrays, launch
@@ -41,6 +41,8 @@ OURS = (
     *("dataset_path", "device", "index", "log", "model", "num_classes", "ratio", "random_seed"),
     *("result_file", "seed", "yaml_path"),
 )
+# what a YAML file lacks for CIFAR-10 that it has for other data sets
+LACKING = {"client_optimizer": "sgd", "sgd_momentum": 0.9, "wd": 5e-4}
 # as it is run on any machine
 PLAIN = {
     "amp": False,
@@ -100,11 +102,7 @@ class BackdoorBenchDetector(BackdoorBenchDefense):
         assert engine.tests is not None, "the lab gives the test images"
         of_tests = checkout.scripts()[self.method].startswith("detection_infer/")
         reserve = engine.clean()
-        nobody = torch.zeros_like(reserve.y, dtype=torch.bool)
-        unmarked = Poisoned(
-            reserve.x, reserve.y, reserve.classes, true=reserve.y, mask=nobody, cover=nobody
-        )
-        tests = engine.tests if of_tests else (reserve, unmarked)
+        tests = engine.tests if of_tests else (reserve, unmarked(reserve))
         with (
             ran(self.method, self.flags, train, engine, tests) as (folder, _),
             np.load(folder / "suspects.npz", allow_pickle=False) as file,
@@ -165,8 +163,11 @@ def ran(
         places = np.arange(len(train), len(train) + len(reserve))
         np.savetxt(folder / "reserve.txt", places, fmt="%d")
         (folder / "record" / "cell").mkdir(parents=True)
+        # scripts read some files by their place in the checkout
+        for part in ("config", "resource", "utils"):
+            (folder / part).symlink_to(checkout.home() / part)
         settings = _settings(method, flags, folder, state["model_name"], engine, len(reserve))
-        (folder / "settings.yaml").write_text(yaml.safe_dump(_yaml(method) | settings))
+        (folder / "settings.yaml").write_text(yaml.safe_dump(LACKING | _yaml(method) | settings))
         # some flags have defaults, which would go above the file
         known = script_flags(method)
         words = [
@@ -213,7 +214,7 @@ def check(method: str, flags: Mapping[str, Any]) -> None:
     """Raises: InputError: no such script, one that cannot run, or a flag that it does not have."""
     name = f"backdoorbench:{method}"
     checkout.check_name(name, checkout.defenses(), "defenses")
-    why = refused(method)
+    why = checkout.refused(method)
     if why:
         raise InputError(f"{name}: {why}")
     checkout.check_flags(name, flags, script_flags(method), OURS)
@@ -240,15 +241,6 @@ def own_numbers(folder: Path, method: str) -> dict[str, float]:
             # of something else, or without a number
             continue
     return {}
-
-
-def refused(method: str) -> str:
-    """Why a script cannot run here, "" if it can."""
-    if method in checkout.BROKEN:
-        return checkout.BROKEN[method]
-    if method in checkout.NEEDS_CUDA and not torch.cuda.is_available():
-        return "it computes on CUDA devices alone, and there is none"
-    return ""
 
 
 def script_flags(method: str) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
@@ -28,7 +29,7 @@ from ..files import write_text
 from ..lab import Lab
 from ..models import Net
 from ..options import Options
-from ..protocols import BACKDOORBENCH
+from ..protocols import BACKDOORBENCH, Protocol
 from ..reading import content
 from ..work import run_cell
 from . import commands, record
@@ -42,8 +43,8 @@ except ImportError:
 log = logging.getLogger(__name__)
 
 
-def _true(text: str) -> bool:
-    return text in ("True", "true", "1")
+def _true(text: object) -> bool:
+    return str(text) in ("True", "true", "1")
 
 
 FLAGS: dict[str, Any] = {
@@ -61,6 +62,7 @@ FLAGS: dict[str, Any] = {
     "wd": float,
     "random_seed": int,
     "ratio": float,
+    "index": str,
     "yaml_path": str,
 }
 UNUSED: dict[str, Any] = {
@@ -80,7 +82,47 @@ UNUSED: dict[str, Any] = {
 """Flags that every defense there has and that mean nothing here: images are on the device,
 precision is the device's, the state is always kept.
 """
+SHORT = {"pin_memory": "-pm", "non_blocking": "-nb", "prefetch": "-pf"}
 SCHEDULES = {"CosineAnnealingLR": "cosine", None: "constant"}
+RECIPE = {
+    "epochs": "epochs",
+    "batch_size": "batch_size",
+    "lr": "lr",
+    "client_optimizer": "optimizer",
+    "sgd_momentum": "momentum",
+    "wd": "weight_decay",
+}
+# what it calls our options, where both have the method
+THEIRS = {
+    "abl": {
+        "tuning_epochs": "isolation_epochs",
+        "finetuning_epochs": "epochs",
+        "isolation_ratio": "isolated",
+        "lr_unlearning_init": "unlearning_lr",
+    },
+    "anp": {"nb_iter": "steps", "anp_eps": "eps", "anp_alpha": "alpha"},
+    "dbd": {
+        "epoch_self": "contrastive_epochs",
+        "epoch_warmup": "warmup_epochs",
+        "batch_size_self": "contrastive_batch",
+        "epsilon": "trusted",
+    },
+    "fp": {"acc_ratio": "drop"},
+    "ft_sam": {"rho_max": "rho"},
+    "i_bau": {"n_rounds": "rounds", "K": "k"},
+    "mcr": {
+        "train_curve_epochs": "epochs",
+        "ft_epochs": "finetune_epochs",
+        "test_t": "t",
+        "acc_ratio": "drop",
+    },
+    "nab": {
+        "epoch_lga": "isolation_epochs",
+        "epoch_self": "contrastive_epochs",
+        "batch_size_self": "contrastive_batch",
+    },
+    "nad": {"te_epochs": "teacher_epochs"},
+}
 
 
 class Registry(Mapping[str, Any]):
@@ -155,18 +197,22 @@ class Script(Base):  # type: ignore[misc]
     method: ClassVar[str]
 
     def __init__(self, args: argparse.Namespace) -> None:
-        given = {name: value for name, value in vars(args).items() if value is not None}
-        if given.get("yaml_path"):
-            given = {
-                name: value
-                for name, value in _yaml(Path(given["yaml_path"])).items()
-                if value is not None
-            } | given
+        flags = {name: value for name, value in vars(args).items() if value is not None}
+        told = yaml_values(flags.get("yaml_path"))
+        given = told | flags
         self.args = argparse.Namespace(**given)
         self.given = given
-        unknown = [
-            name for name in given if name not in {**FLAGS, **UNUSED, **own_flags(self.method)}
-        ]
+        own = own_flags("defenses", self.method)
+        theirs = THEIRS.get(self.method, {})
+        # what every script there has means the training in a YAML file, and on the command line the
+        # method, if it has an option of that name
+        self.training = told | {name: value for name, value in flags.items() if name not in own}
+        ours = {name: value for name, value in told.items() if name not in FLAGS} | flags
+        ours = {theirs.get(name, name): value for name, value in ours.items()}
+        usual = registry.get_class("defenses", self.method)()
+        options = {name: own[name](value) for name, value in ours.items() if name in own}
+        self.options = {k: v for k, v in options.items() if v != getattr(usual, k)}
+        unknown = [name for name in given if name not in {**FLAGS, **UNUSED, **own, **theirs}]
         if unknown:
             log.warning("not used by %s: %s", self.method, ", ".join(sorted(unknown)))
         self.trainer: nn.Module | None = None
@@ -201,8 +247,7 @@ class Script(Base):  # type: ignore[misc]
 
     def set_devices(self) -> None:
         """``cuda`` and ``cuda:0`` fall back to the CPU where there is no GPU, as its scripts do."""
-        name = self.given.get("device", "auto").partition(",")[0]
-        self.device = "cpu" if name.startswith("cuda") and not torch.cuda.is_available() else name
+        self.device = device_of(self.given)
 
     def mitigation(self) -> dict[str, Any]:
         """Train and measure; ``defense_result.pt`` (where BackdoorBench knows the network), its CSV
@@ -211,7 +256,9 @@ class Script(Base):  # type: ignore[misc]
         self.set_devices()
         cell = self.cell()
         kept = self.save_path / "checkpoint"
-        options = Options(out=kept, data=self.data(), device=self.device)
+        options = Options(
+            out=kept, data=data_folder(self.given, self.result.dataset), device=self.device
+        )
 
         def progress(stage: str, done: int, total: int) -> None:
             log.info("%s: %d of %d", stage, done, total)
@@ -224,7 +271,8 @@ class Script(Base):  # type: ignore[misc]
         records.write(self.save_path / "record.json", result.record)
         shutil.rmtree(kept / "state", ignore_errors=True)
         rules = cell.rules
-        numbers = commands.table(metrics, rules.recipe.epochs)
+        curves = result.record["curves"].values()
+        numbers = commands.table(metrics, max(map(len, curves), default=0))
         write_text(self.save_path / f"{self.method}_df.csv", numbers)
         try:
             record.save(
@@ -252,43 +300,14 @@ class Script(Base):  # type: ignore[misc]
     def cell(self) -> Any:
         """The one cell that flags and YAML describe."""
         given = self.given
-        own = own_flags(self.method)
-        recipe = BACKDOORBENCH.on(self.result.dataset).recipe
-        names = {
-            "epochs": "epochs",
-            "batch_size": "batch_size",
-            "lr": "lr",
-            "client_optimizer": "optimizer",
-            "sgd_momentum": "momentum",
-            "wd": "weight_decay",
-        }
-        recipe = replace(
-            recipe,
-            **{
-                ours: given[flag]
-                for flag, ours in names.items()
-                if flag in given and flag not in own
-            },
-        )
-        if "lr_scheduler" in given and "lr_scheduler" not in own:
-            if given["lr_scheduler"] not in SCHEDULES:
-                raise InputError(
-                    f"--lr_scheduler must be {' or '.join(map(str, SCHEDULES))}, not "
-                    f"{given['lr_scheduler']}"
-                )
-            recipe = replace(recipe, schedule=SCHEDULES[given["lr_scheduler"]])
-        rules = replace(
-            BACKDOORBENCH.on(self.result.dataset),
-            recipe=recipe,
-            reserve=given.get("ratio", BACKDOORBENCH.reserve),
-        )
-        options = ",".join(f"{name}={given[name]!r}" for name in own if name in given)
+        rules = rules_of(self.training, self.result.dataset)
         suite = commands.defending(
             self.folder,
-            (f"{self.method}[{options}]" if options else self.method,),
+            (registry.join(self.method, self.options),),
             "",
             rules,
             (given.get("random_seed", 0),),
+            given.get("index", ""),
         )
         if "model" in given and record.our_model(given["model"]) != suite.protocol.model:
             raise InputError(
@@ -296,48 +315,90 @@ class Script(Base):  # type: ignore[misc]
             )
         return suite.cells()[0]
 
-    def data(self) -> Path:
-        """Where the clean data lie: ``DATASET_PATH/DATASET``, as BackdoorBench has them, or an
-        ``.npz`` in ``DATASET_PATH``.
-        """
-        root = Path(self.given.get("dataset_path", "./data"))
-        if (root / f"{self.result.dataset}.npz").is_file():
-            return root
-        return root / self.result.dataset
+
+def data_folder(given: Mapping[str, Any], dataset: str) -> Path:
+    """Where the clean data lie: ``DATASET_PATH/DATASET``, as BackdoorBench has them, or an ``.npz``
+    in ``DATASET_PATH``.
+    """
+    root = Path(given.get("dataset_path", "./data"))
+    return root if (root / f"{dataset}.npz").is_file() else root / dataset
 
 
-def own_flags(method: str) -> dict[str, Any]:
-    """A defense's options as flags: name -> type."""
-    cls = registry.get_class("defenses", method)
+def device_of(given: Mapping[str, Any]) -> str:
+    """The first device of ``cuda:0,1``; the CPU in place of a GPU that is not there, as in its
+    scripts.
+    """
+    name = str(given.get("device", "auto")).partition(",")[0]
+    return "cpu" if name.startswith("cuda") and not torch.cuda.is_available() else name
+
+
+def rules_of(given: Mapping[str, Any], dataset: str) -> Protocol:
+    """Our protocol ``backdoorbench`` on a data set, with what flags and YAML say of the training.
+
+    Raises:
+        InputError: a schedule that we do not have.
+    """
+    rules = BACKDOORBENCH.on(dataset)
+    changed = {ours: given[flag] for flag, ours in RECIPE.items() if flag in given}
+    if "lr_scheduler" in given:
+        if given["lr_scheduler"] not in SCHEDULES:
+            raise InputError(
+                f"--lr_scheduler must be {' or '.join(map(str, SCHEDULES))}, not "
+                f"{given['lr_scheduler']}"
+            )
+        changed["schedule"] = SCHEDULES[given["lr_scheduler"]]
+    reserve = given.get("ratio", BACKDOORBENCH.reserve)
+    return replace(rules, recipe=replace(rules.recipe, **changed), reserve=reserve)
+
+
+def own_flags(kind: str, method: str) -> dict[str, Any]:
+    """A method's options as flags: name -> type."""
+    cls = registry.get_class(kind, method)
     hints = get_type_hints(cls)
 
-    def kind(hint: Any) -> Any:
+    def plain(hint: Any) -> Any:
         either = (hint, *getattr(hint, "__args__", ()))
+        if bool in either:
+            return _true
         return next((plain for plain in (int, float, str) if plain in either), str)
 
-    return {f.name: kind(hints[f.name]) for f in fields(cls)}
+    return {f.name: plain(hints[f.name]) for f in fields(cls)}
 
 
-def _yaml(file: Path) -> dict[str, Any]:
+def yaml_values(file: str | None) -> dict[str, Any]:
+    """What a YAML file of settings says, without what it leaves empty; nothing without a file.
+
+    Raises:
+        InputError: it cannot be read, or holds no names and values.
+    """
     import yaml
 
+    if not file:
+        return {}
     try:
-        values = yaml.safe_load(content(file).decode())
+        values = yaml.safe_load(content(Path(file)).decode())
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{file}: no readable YAML file ({reason(error)})") from error
     if not isinstance(values, dict):
         raise InputError(f"{file}: must hold names and values")
-    return values
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def add_flags(
+    parser: argparse.ArgumentParser, theirs: Mapping[str, Any], own: Mapping[str, Any]
+) -> None:
+    """Have a parser take its flags and our options, none of which is set unless told."""
+    for name, kind in {**theirs, **own}.items():
+        words = "not used" if name in UNUSED else None
+        if name in own:
+            words = "an option of ours"
+        short = [SHORT[name]] if name in SHORT else []
+        parser.add_argument(*short, f"--{name}", type=kind, help=words)
 
 
 def _script(method: str) -> type[Script]:
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        own = own_flags(method)
-        for name, kind in {**UNUSED, **FLAGS, **own}.items():
-            words = "not used" if name in UNUSED else None
-            if name in own:
-                words = "an option of ours"
-            parser.add_argument(f"--{name}", type=kind, help=words)
+        add_flags(parser, {**UNUSED, **FLAGS}, own_flags("defenses", method))
 
     name = registry.get_class("defenses", method).__name__
     return type(
@@ -389,3 +450,17 @@ def main(words: list[str]) -> None:
     if args.result_file is None:
         raise InputError("--result_file NAME is missing: the record is record/NAME")
     script(args).defense(args.result_file)
+
+
+def told(run: Callable[[list[str]], None], words: list[str]) -> None:
+    """Run something with its words; what is wrong with them is one line, and the exit code 2."""
+    try:
+        run(words)
+    except InputError as error:
+        print(f"backdoorbench_ext.toolbox: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def script(method: str) -> None:
+    """What a linked ``defense/NAME.py`` runs."""
+    told(main, [method, *sys.argv[1:]])

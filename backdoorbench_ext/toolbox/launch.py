@@ -1,5 +1,6 @@
 """Runs in BackdoorBench's Python, in its root folder: ``launch.py transform NAME FOLDER FLAGS...``
-or ``launch.py script NAME FOLDER FLAGS...``.
+or ``launch.py script NAME FOLDER FLAGS...``; and for users ``python -m
+backdoorbench_ext.toolbox.launch SCRIPT.py FLAGS...``, any of its scripts, unchanged.
 
 Only the standard library and what BackdoorBench itself needs. Names that newer versions of NumPy
 and setuptools have dropped, and that its code still uses, are put back for this process.
@@ -22,9 +23,30 @@ def resource_stream(package: str, name: str) -> Any:
     return importlib.resources.files(package).joinpath(name).open("rb")
 
 
+def resource_filename(package: str, name: str) -> str:
+    """Where a file of a package lies."""
+    return str(importlib.resources.files(package.rpartition(".")[0] or package).joinpath(name))
+
+
+PLAIN_ARRAY = np.asarray
+
+
+def old_array(x: Any, *args: Any, **more: Any) -> np.ndarray:
+    """NumPy's asarray; of rows of several lengths an array of objects, as before NumPy 1.24."""
+    try:
+        made: np.ndarray = PLAIN_ARRAY(x, *args, **more)
+        return made
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        rows = np.empty(len(x), object)
+        rows[:] = x
+        return rows
+
+
 def old_names() -> None:
-    """np.float, np.infty, np.round_, np.lib.pad and pkg_resources.resource_stream; and its own
-    records, which torch 2.6 and later would not load.
+    """np.float, np.infty, np.round_, np.lib.pad, arrays of rows of several lengths, and what of
+    pkg_resources is used; and its own records, which torch 2.6 and later would not load.
     """
     for module, name, value in (
         (np, "float", float),
@@ -34,11 +56,14 @@ def old_names() -> None:
     ):
         if not hasattr(module, name):
             setattr(module, name, value)
+    changed: Any = np
+    changed.asarray = old_array
     try:
         importlib.import_module("pkg_resources")
     except ImportError:
         stub: Any = types.ModuleType("pkg_resources")
         stub.resource_stream = resource_stream
+        stub.resource_filename = resource_filename
         sys.modules["pkg_resources"] = stub
     try:
         import torch
@@ -160,8 +185,23 @@ def script(name: str, folder: Path, flags: list[str]) -> None:
     runpy.run_path(str(file), run_name="__main__")
 
 
-if __name__ == "__main__":
+def main(words: list[str]) -> None:
+    """What stands after ``launch.py``."""
+    if not words:
+        sys.exit("usage: python -m backdoorbench_ext.toolbox.launch SCRIPT.py FLAGS...")
     old_names()
     sys.path.insert(0, str(Path.cwd()))
-    what, called, place, *words = sys.argv[1:]
-    (transform if what == "transform" else script)(called, Path(place), words)
+    if words[0].endswith(".py"):
+        if not Path(words[0]).is_file():
+            sys.exit(f"{words[0]}: no such file")
+        # where Python itself would look first
+        sys.path.insert(1, str(Path(words[0]).resolve().parent))
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
+        return
+    what, called, place, *flags = words
+    (transform if what == "transform" else script)(called, Path(place), flags)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -30,6 +30,7 @@ from ..errors import InputError, one_line, reason, told
 from ..files import whole_folder, write_whole
 from ..images import Images, Poisoned
 from ..models import Net, TorchvisionNet
+from ..reading import content as read_content
 from ..reading import picture as read_picture
 from ..reading import regular
 
@@ -270,8 +271,34 @@ def _pixels(picture: Path | Picture, size: tuple[int, int]) -> Tensor:
 
 def digest(folder: Path) -> str:
     """The SHA-256 of a record's ``attack_result.pt``."""
-    regular(folder / "attack_result.pt")
-    return hashlib.sha256((folder / "attack_result.pt").read_bytes()).hexdigest()
+    return file_digest(folder / "attack_result.pt")
+
+
+def file_digest(file: Path) -> str:
+    """The SHA-256 of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    regular(file)
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def places(file: Path, n: int) -> Tensor:
+    """Which of ``n`` images a file names that ``--index`` takes, a place a line: bool (n,).
+
+    Raises:
+        InputError: it cannot be read, is empty, or holds something else than places, each once.
+    """
+    try:
+        named = [int(word) for word in read_content(file).decode().split()]
+    except ValueError as error:
+        raise InputError(f"{file}: must hold a number a line ({reason(error)})") from error
+    if not named or len(set(named)) < len(named) or not 0 <= min(named) <= max(named) < n:
+        raise InputError(f"{file}: must hold places from 0 to {n - 1}, each once")
+    held = torch.zeros(n, dtype=torch.bool)
+    held[named] = True
+    return held
 
 
 def read(folder: Path) -> Record:

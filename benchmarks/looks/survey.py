@@ -1,11 +1,12 @@
 """Which of BackdoorBench's attacks, defenses and detectors run here: ``python -m
-benchmarks.looks.survey --data DIR --out DIR [--model NAME] [--only
-NAME ...]``, with ``BACKDOORBENCH_HOME`` set.
+benchmarks.looks.survey --data DIR --out DIR [--model NAME] [--layer NAME] [--only NAME ...]``, with
+``BACKDOORBENCH_HOME`` set.
 
-Each stands in one cell: an attack before No Defense, a defense or detector behind BadNets, on 400
-images of CIFAR-10 and a network that most of its scripts know. Lengths are cut to an epoch or two,
-so that an hour of a CPU does: what is shown is that a script runs and that both sides count alike,
-not what a method can do. Printed as Markdown; cells that have their record are not run again.
+Each stands in one cell: an attack before No Defense, a defense or detector behind BadNets, on a
+thousand images of CIFAR-10 and a network that most of its scripts know. Lengths are cut to an epoch
+or two, so that an hour of a CPU does: what is shown is that a script runs and that both sides count
+alike, not what a method can do. Printed as Markdown; cells that have their record are not run
+again.
 """
 
 from __future__ import annotations
@@ -24,19 +25,22 @@ from backdoorbench_ext.options import Options
 from backdoorbench_ext.protocols import BACKDOORBENCH
 from backdoorbench_ext.suite import Cell, Suite
 from backdoorbench_ext.toolbox import checkout
+from backdoorbench_ext.toolbox.attacks import NO_TRAINING_SET
 
 RULES = replace(
     BACKDOORBENCH,
     name="survey",
-    recipe=replace(BACKDOORBENCH.recipe, epochs=10, batch_size=16, lr=0.02),
+    recipe=replace(BACKDOORBENCH.recipe, epochs=30, batch_size=32, lr=0.05),
     overrides={},
 )
 # flags by script, its name or "FOLDER/": what makes it short, and what it asks for
 SHORT: dict[str, dict[str, object]] = {
     "attack/": {"epochs": 1, "num_workers": 0, "batch_size": 32},
+    "lira": {"epochs": 2, "both_train_epochs": 1},
     "inputaware": {"clean_train_epochs": 1},
     "abl": {"tuning_epochs": 1, "finetuning_epochs": 1, "unlearning_epochs": 1},
     "detection_pretrain.abl": {"tuning_epochs": 1},
+    "ac": {"epochs": 1},
     "agpd": {"tau": 0.05, "xi": 0.5},
     "anp": {"nb_iter": 4, "print_every": 2, "pruning_step": 0.3},
     "beatrix": {"target_layer": ""},
@@ -46,18 +50,16 @@ SHORT: dict[str, dict[str, object]] = {
     "ft": {"epochs": 2},
     "ft-sam": {"epochs": 2},
     "fp": {"epochs": 1, "once_prune_ratio": 0.2},
-    "mcr": {"train_curve_epochs": 1, "ft_epochs": 1, "test_curve_every": 5},
+    "mcr": {"train_curve_epochs": 1, "ft_epochs": 1, "test_curve_every": 1},
     "nab": {"epochs": 1, "epoch_self": 1, "epoch_warmup": 1, "epoch_lga": 1},
     "nad": {"epochs": 1, "te_epochs": 1},
     "nc": {"epochs": 1, "nc_epoch": 1},
     "rnp": {"unlearning_epochs": 1, "recovering_epochs": 1, "pruning_step": 0.3},
     "sau": {"epochs": 1, "n_rounds": 1},
     "scan": {"target_layer": ""},
-    "scan_frac": {"target_layer": "", "frac": 0.5},
     "sentinet": {"target_layer": ""},
     "spectral": {"epochs": 1},
     "detection_pretrain.spectral": {"target_layer": ""},
-    "spectre": {"target_layer": ""},
 }
 
 
@@ -70,10 +72,11 @@ def grid(model: str, layer: str) -> Suite:
         script = name.partition(":")[2]
         flags = SHORT.get(folder, {}) | SHORT.get(script, {})
         if folder:
-            # of some only images are made
-            flags = (
-                {} if script in checkout.DISPATCH else flags | {"model": model.rpartition(":")[2]}
-            )
+            # of some only images are made, of others the network counts
+            if script in checkout.DISPATCH:
+                flags = {}
+            elif script not in NO_TRAINING_SET:
+                flags = flags | {"model": model.rpartition(":")[2]}
         if "target_layer" in flags:
             flags = flags | {"target_layer": layer}
         return registry.join(name, flags)
@@ -81,7 +84,7 @@ def grid(model: str, layer: str) -> Suite:
     return Suite(
         name="survey",
         protocol=replace(RULES, model=model),
-        datasets=("cifar10[train=400,test=100]",),
+        datasets=("cifar10[train=1000,test=1000]",),
         attacks=("badnets", *(told(*pair) for pair in attacks)),
         defenses=("none", *(told(*pair) for pair in others)),
     )
