@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,15 @@ from .options import Options
 from .progress import bars, say
 from .suite import RUNS, Cell, Suite
 from .surroundings import surroundings
-from .work import Outcome, Work
+from .work import Outcome, Tell, Work
 
 # bytes that a cell keeps at least: its record, curves, pictures; its embeddings
 SMALLEST = 2**17
 EMBEDDINGS = 2**22
+# seconds between two looks at what other runs are at
+POLL = 1.0
+# how often groups that nobody has are handed out without an outcome
+ROUNDS = 20
 # times the weights: with Adam's two moments
 STATE = 3
 
@@ -253,13 +258,38 @@ def run(
             def tell(cell: Cell, stage: str, done: int, total: int) -> None:
                 told(str(cell), stage, done, total)
 
-            for ended in executor.run(groups(plan.todo), work, tell):
-                for outcome in ended:
-                    outcomes.append(outcome)
-                    told("cells", "", len(outcomes), len(plan.todo))
-                    say(console, f"[{len(outcomes)}/{len(plan.todo)}] {outcome}")
+            for outcome in _outcomes(executor, groups(plan.todo), work, tell, console):
+                outcomes.append(outcome)
+                told("cells", "", len(outcomes), len(plan.todo))
+                say(console, f"[{len(outcomes)}/{len(plan.todo)}] {outcome}")
     _clean_up(plan, work)
     return outcomes
+
+
+def _outcomes(
+    executor: Executor, left: list[list[Cell]], work: Work, tell: Tell, console: Console
+) -> Iterator[Outcome]:
+    """What became of every cell. Groups that another run has, or waits for, are looked at again
+    when that is free: they then have their records, or are to be run here.
+    """
+    rounds = 0
+    while left:
+        seen: set[Path] = set()
+        for ended in executor.run(left, work, tell):
+            seen |= {outcome.cell.path for outcome in ended}
+            yield from ended
+        left = [group for group in left if not seen.issuperset(c.path for c in group)]
+        left = [[cell for cell in group if cell.path not in seen] for group in left]
+        rounds = 0 if seen else rounds + 1
+        if rounds > ROUNDS:
+            why = f"{type(executor).__name__.lower()} gave no outcome"
+            yield from (work.failed(cell, why, why) for group in left for cell in group)
+            return
+        if left and all(who := [work.awaits(group) for group in left]):
+            cells = sum(map(len, left))
+            say(console, f"waiting for {cells} cells, the first with {who[0]}")
+            while all(work.awaits(group) for group in left):
+                time.sleep(POLL)
 
 
 def _clean_up(plan: Plan, work: Work) -> None:

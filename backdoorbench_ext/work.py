@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from . import models, records
 from .engine import Engine
 from .errors import InputError, one_line, told
-from .files import locked, write_text, write_whole
+from .files import Held, held, holder, locked, without_waiting, write_text, write_whole
 from .images import Poisoned
 from .lab import Lab, data_digest
 from .metrics import pack, suspicion
@@ -185,17 +185,32 @@ class Work:
     options: Options
 
     def run(self, cells: Sequence[Cell], tell: Tell | None = None) -> list[Outcome]:
-        """The cells of one training, by one process at a time.
+        """The cells of one training, by one process at a time; none if another has them, or is
+        making what they need.
 
         A cell that has its record by now is not run again; one that fails leaves its reason beside
         where its record would lie, and the others go on.
         """
         state = self.state(cells)
+        awaited = state.with_suffix(".awaits")
         try:
-            with locked(state):
+            with without_waiting(), locked(state):
+                awaited.unlink(missing_ok=True)
                 return [self._run(cell, state, tell and partial(tell, cell)) for cell in cells]
+        except Held as other:
+            if other.path != state:
+                write_text(awaited, str(other.path))
+            return []
         except (OSError, InputError) as error:
             return [self.failed(cell, told(error), told(error) + "\n") for cell in cells]
+
+    def awaits(self, cells: Sequence[Cell]) -> str:
+        """Who has what the cells of a training wait for, "" if nobody has."""
+        state = self.state(cells)
+        needed = [state]
+        with suppress(OSError):
+            needed.append(Path(state.with_suffix(".awaits").read_text("utf-8")))
+        return next((holder(path) for path in needed if held(path)), "")
 
     def state(self, cells: Sequence[Cell]) -> Path:
         """The folder of the state of the training that these cells share."""
@@ -228,6 +243,8 @@ class Work:
             result = run_cell(lab, state, path.parent.parent / "examples")
             self._keep(result, path)
             records.write(path, result.record)
+        except Held:
+            raise
         # a method may do anything, even end the process
         except (Exception, SystemExit) as error:
             return self.failed(cell, told(error), traceback.format_exc())

@@ -1,16 +1,25 @@
 """Ways to run cells: one that a plugin brings, and processes that die."""
 
+import io
 import os
+import platform
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import RULES, here
+from rich.console import Console
 
-from backdoorbench_ext import registry, runner
+from backdoorbench_ext import records, registry, runner
+from backdoorbench_ext.executors import Executor
+from backdoorbench_ext.files import locked
+from backdoorbench_ext.lab import Lab
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.suite import Suite
 from backdoorbench_ext.work import Work
@@ -132,3 +141,73 @@ def test_a_group_goes_on_behind_the_cell_that_killed_its_process(options, monkey
     assert [bool(outcome.record) for outcome in outcomes] == [True] and left == group[1:]
     outcomes, left = processes._bury(left, "was killed", work, deaths)
     assert [bool(outcome.record) for outcome in outcomes] == [False] and left == group[2:]
+
+
+def test_what_another_run_has_is_passed_over(options, monkeypatch):
+    """The group itself, or the victim that it starts from: the others run meanwhile, it is said who
+    has it, and when that ends it is run here.
+    """
+    plan = runner.plan(GRID, GRID.cells(), options)
+    work = Work(plan.folder, options)
+    groups = {group[0].defense: group for group in runner.groups(plan.todo)}
+    victim = Lab(groups["none"][0], options).victim_file
+    elsewhere = ExitStack()
+    elsewhere.enter_context(locked(work.state(groups["cbd[t1_steps=1]"])))
+    elsewhere.enter_context(locked(victim))
+    console = Console(record=True, file=io.StringIO(), width=200)
+    looks = []
+
+    def sleep(seconds):
+        looks.append([work.awaits(group) for group in groups.values()])
+        elsewhere.close()
+
+    monkeypatch.setattr(runner.time, "sleep", sleep)
+    ended = runner.run(plan, jobs=1, console=console)
+    # No Defense trains the victim that another has, FT-SAM starts from it
+    assert len(looks) == 1 and all("process" in who for who in looks[0])
+    assert (
+        f"waiting for 3 cells, the first with {platform.node()}, process" in console.export_text()
+    )
+    assert sorted(o.cell.defense for o in ended) == sorted(groups) and not any(
+        o.error for o in ended
+    )
+    assert not list(options.out.rglob("*.awaits")) + list(options.out.rglob("*.holder"))
+
+
+def test_cells_that_another_run_has_finished_are_not_run(options):
+    plan = runner.plan(GRID, GRID.cells(), options)
+    first = runner.run(plan, jobs=1, console=Console(file=io.StringIO()))
+    # planned before the other ran
+    again = runner.run(plan, jobs=1, console=Console(file=io.StringIO()))
+    assert [o.record["surroundings"]["when"] for o in again] == [
+        o.record["surroundings"]["when"] for o in first
+    ]
+
+
+def test_an_executor_that_drops_groups_does_not_go_on_for_ever(options):
+    class Lazy(Executor):
+        def run(self, groups, work, tell):
+            yield work.run(groups[0], tell) if not list(work.folder.rglob("rate*.json")) else []
+
+    plan = runner.plan(GRID, GRID.cells(), options)
+    ended = runner.run(plan, executor=Lazy(), console=Console(file=io.StringIO()))
+    assert [bool(o.error) for o in ended] == [False, True, True]
+    assert ended[-1].error == "lazy gave no outcome"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [2, 4])
+def test_runs_on_one_folder_share_the_work(runs, tmp_path):
+    """Every cell once, none idle while cells are left."""
+    words = (
+        "run --dataset digits --attacks badnets,blend,none --defenses none,cbd[t1=1],ft,fp --model cnn5"
+    )
+    words += f" --epochs 3 --jobs 1 --device cpu --out {tmp_path}"
+    command = [sys.executable, "-m", "backdoorbench_ext", *words.split()]
+    at_once = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(runs)]
+    said = [process.communicate()[1] for process in at_once]
+    assert all(process.returncode == 0 for process in at_once), said
+    (suite,) = tmp_path.glob("*/suite.json")
+    found = records.read_all(suite.parent)
+    names = [tuple(record["cell"].values()) for record in found]
+    assert len(names) == len(set(names)) == 12

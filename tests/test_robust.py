@@ -403,8 +403,8 @@ def test_what_dead_writers_left_is_swept(tmp_path):
     gone = subprocess.Popen(["true"])
     gone.wait()
     own = files.unfinished(tmp_path / "a" / "x.json")
-    dead = own.with_suffix(f".{gone.pid}")
-    theirs = own.with_name(f".x.json.elsewhere.{gone.pid}")
+    dead = own.with_suffix(f".{gone.pid}-a1")
+    theirs = own.with_name(f".x.json.elsewhere.{gone.pid}-a1")
     own.parent.mkdir()
     for file in (own, dead, theirs, tmp_path / ".hidden"):
         file.write_text("")
@@ -422,6 +422,12 @@ def test_file_systems_without_locks(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", flock)
+    with (
+        pytest.raises(InputError, match="no locks; BBX_SOFT_LOCKS=1 has files"),
+        files.locked(tmp_path / "x"),
+    ):
+        pass
+    monkeypatch.setenv("BBX_SOFT_LOCKS", "1")
     with files.locked(tmp_path / "x"):
         assert (tmp_path / "x.softlock").exists()
     assert not (tmp_path / "x.softlock").exists()

@@ -21,7 +21,8 @@ class Executor(Method, ABC):
     ) -> Iterator[list[Outcome]]:
         """Call ``work.run(group)`` for every group, anywhere; its outcomes as soon as it has ended.
 
-        A cell must have exactly one outcome, also where what ran it has died.
+        A cell must have exactly one outcome, also where what ran it has died. A group that another
+        run is at has none, and is looked at again by the runner.
 
         Args:
             groups: in the order in which they are best run.
