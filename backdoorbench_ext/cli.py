@@ -262,6 +262,9 @@ def run(
             "embeddings: for bbx plot learning, losses, tsne",
         ),
     ] = False,
+    shard: Annotated[
+        str, typer.Option(metavar="i/n", help="only the i-th of n shares of the trainings")
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run")] = False,
     plugin: Plugins = NO_FILES,
 ) -> None:
@@ -300,7 +303,16 @@ def run(
         audit=audit or grid.audit,
         plugins=tuple(plugin),
     )
-    _run(grid, only, options, jobs=jobs, executor=executor, dry_run=dry_run, own=not name)
+    _run(
+        grid,
+        only,
+        options,
+        jobs=jobs,
+        executor=executor,
+        shard=shard,
+        dry_run=dry_run,
+        own=not name,
+    )
 
 
 def _run(
@@ -310,18 +322,22 @@ def _run(
     *,
     jobs: str = "",
     executor: str = "",
+    shard: str = "",
     dry_run: bool = False,
     own: bool,
 ) -> None:
     """What ``run`` and ``defend`` have in common; a grid of one's ``own`` adds all its axes to what
     ran under its name before.
     """
+    from . import merge as merging
     from . import runner
 
     folder = options.out / grid.name
     axes = suite.AXES if own else suite.RUNS
     runs: Any = registry.create("executors", executor) if executor else None
     cells = grid.cells(only)
+    if shard:
+        cells = merging.share(cells, shard)
     plan = runner.plan(grid, cells, options, axes)
     _say(str(plan))
     if dry_run:
@@ -441,6 +457,21 @@ def _records(grid: Suite, folder: Path) -> list[records.Record]:
 
 def _chosen(text: str) -> list[metrics.Metric]:
     return [metrics.get(key.strip()) for key in text.split(",")]
+
+
+@app.command()
+def merge(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="folders of results of one grid")
+    ],
+    to: Annotated[Path, typer.Option(help="the folder that then holds all; it may hold some")],
+) -> None:
+    """Join what several machines have run of one grid, and write its tables and plot."""
+    from . import merge as merging
+
+    grid, new = merging.merge(folders, to)
+    _say(f"{to}: {new} new records, {len(_records(grid, to))} of {len(grid.cells())} cells")
+    _write(grid, to, suite.AXES)
 
 
 @app.command()

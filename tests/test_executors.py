@@ -1,6 +1,7 @@
 """Ways to run cells: one that a plugin brings, and processes that die."""
 
 import io
+import json
 import os
 import platform
 import signal
@@ -68,7 +69,7 @@ def test_a_plugin_is_an_executor(tmp_path, monkeypatch, capsys):
     assert here("list", "executors", *plugin) == 0
     said = capsys.readouterr().out
     assert "backwards" in said and "from the last to the first" in said and "processes" in said
-    grid = ("--dataset", "digits[train=100,test=20]", "--attacks", "badnets,blend")
+    grid = ("--dataset", "digits[train=200,test=20]", "--attacks", "badnets,blend")
     words = ("run", *grid, "--defenses", "none", "--model", "bbx_test", "--epochs", 1, *plugin)
     words += ("--out", tmp_path, "--device", "cpu")
     assert here(*words, "--executor", "backwards[least=0]") == 2
@@ -199,10 +200,8 @@ def test_an_executor_that_drops_groups_does_not_go_on_for_ever(options):
 @pytest.mark.parametrize("runs", [2, 4])
 def test_runs_on_one_folder_share_the_work(runs, tmp_path):
     """Every cell once, none idle while cells are left."""
-    words = (
-        "run --dataset digits --attacks badnets,blend,none --defenses none,cbd[t1=1],ft,fp --model cnn5"
-    )
-    words += f" --epochs 3 --jobs 1 --device cpu --out {tmp_path}"
+    words = "run --dataset digits --attacks badnets,blend,none --defenses none,cbd[t1=1],ft,fp"
+    words += f" --model cnn5 --epochs 3 --jobs 1 --device cpu --out {tmp_path}"
     command = [sys.executable, "-m", "backdoorbench_ext", *words.split()]
     at_once = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(runs)]
     said = [process.communicate()[1] for process in at_once]
@@ -211,3 +210,53 @@ def test_runs_on_one_folder_share_the_work(runs, tmp_path):
     found = records.read_all(suite.parent)
     names = [tuple(record["cell"].values()) for record in found]
     assert len(names) == len(set(names)) == 12
+
+
+def test_shares_are_disjoint_and_joined_again(tmp_path, capsys):
+    """``--shard`` on two machines, ``bbx merge``: the records of one run; what cannot be joined is
+    named, and nothing is copied.
+    """
+    words = [
+        "run",
+        "--dataset",
+        "digits[train=200,test=20]",
+        "--attacks",
+        "badnets",
+        "--epochs",
+        "1",
+    ]
+    words += ["--defenses", "none,ft[epochs=1],cbd[t1_steps=1]", "--jobs", "1", "--device", "cpu"]
+    words += ["--model", "cnn5"]
+    places = [tmp_path / name for name in "ab"]
+    for number, place in enumerate(places, 1):
+        assert here(*words, "--shard", f"{number}/2", "--out", place) == 0
+    folders = [next(place.glob("*/suite.json")).parent for place in places]
+    assert [len(records.read_all(folder)) for folder in folders] == [2, 1]
+    to = tmp_path / "all"
+    assert here("merge", *folders, "--to", to) == 0
+    assert "3 new records, 3 of 3 cells" in capsys.readouterr().err
+    assert (to / "table.md").exists() and list(to.rglob("examples.png"))
+    assert here("merge", *folders, "--to", to) == 0
+    assert "0 new records" in capsys.readouterr().err
+    # a hit more in one of two records of a cell
+    file = next(folders[1].rglob("rate*.json"))
+    text = json.loads(file.read_text())
+    text["metrics"]["ca"][0] += 1
+    file.write_text(json.dumps(text))
+    (next(to.rglob(next(folders[0].rglob("rate*.json")).name))).unlink()
+    assert here("merge", *folders, "--to", to) == 2
+    error = capsys.readouterr().err
+    assert "differ in metrics: delete one" in error and error.count("\n") == 1
+    assert len(records.read_all(to)) == 2, "nothing was copied"
+    for shard in ("0/2", "3/2", "1", "a/b"):
+        assert here(*words, "--shard", shard, "--out", tmp_path / "c") == 2
+        assert "--shard must be i/n" in capsys.readouterr().err
+    assert here("merge", tmp_path / "nothing", "--to", to) == 2
+
+
+def test_other_protocols_stay_apart(tmp_path, capsys):
+    grids = (GRID, GRID.changed(epochs=2))
+    for name, grid in zip("ab", grids, strict=True):
+        grid.save(tmp_path / name)
+    assert here("merge", tmp_path / "a", tmp_path / "b", "--to", tmp_path / "c") == 2
+    assert "b has another protocol than" in capsys.readouterr().err
