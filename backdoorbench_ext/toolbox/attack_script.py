@@ -25,6 +25,7 @@ from ..progress import bars
 from ..suite import Cell, Suite
 from . import commands, record
 from .interface import (
+    TRAINING,
     UNUSED,
     add_flags,
     data_folder,
@@ -35,24 +36,11 @@ from .interface import (
     yaml_values,
 )
 
-FLAGS: dict[str, Any] = {
-    "device": str,
-    "dataset_path": str,
-    "dataset": str,
+FLAGS: dict[str, Any] = TRAINING | {
     "save_folder_name": str,
     "pratio": float,
     "attack_target": int,
     "attack_label_trans": str,
-    "epochs": int,
-    "batch_size": int,
-    "lr": float,
-    "lr_scheduler": str,
-    "model": str,
-    "client_optimizer": str,
-    "sgd_momentum": float,
-    "wd": float,
-    "random_seed": int,
-    "yaml_path": str,
     "bd_yaml_path": str,
 }
 LABELS = {"all2one": "all-to-one", "all2all": "all-to-all", "cleanLabel": "clean-label"}

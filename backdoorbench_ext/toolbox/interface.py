@@ -47,11 +47,11 @@ def _true(text: object) -> bool:
     return str(text) in ("True", "true", "1")
 
 
-FLAGS: dict[str, Any] = {
+# what every script of BackdoorBench's is told
+TRAINING: dict[str, Any] = {
     "device": str,
     "dataset_path": str,
     "dataset": str,
-    "result_file": str,
     "epochs": int,
     "batch_size": int,
     "lr": float,
@@ -61,10 +61,9 @@ FLAGS: dict[str, Any] = {
     "sgd_momentum": float,
     "wd": float,
     "random_seed": int,
-    "ratio": float,
-    "index": str,
     "yaml_path": str,
 }
+FLAGS: dict[str, Any] = TRAINING | {"result_file": str, "ratio": float, "index": str}
 UNUSED: dict[str, Any] = {
     "pin_memory": _true,
     "non_blocking": _true,
