@@ -1,6 +1,8 @@
 """BackdoorBench's defenses in our grid, with a checkout of a few lines that is ours."""
 
 import json
+import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -323,3 +325,26 @@ def test_the_one_that_wants_somebody_marked(home, tmp_path):
     own.defense.fit(own.poisoned.observed(), own.engine())
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen["marked"] == 1 and seen["labels"] == own.poisoned.y.tolist()
+
+
+@pytest.mark.backdoorbench
+@pytest.mark.parametrize(
+    ("method", "flags"),
+    [("ft", "epochs=1"), ("clp", "u=2"), ("cd", "cd_num_steps=1"), ("nc", "epochs=1,nc_epoch=1")],
+)
+def test_real_scripts(method, flags, tmp_path):
+    """A defense's numbers are its own CSV's, to one image; a detector's cell is No Defense's."""
+    if not os.environ.get("BACKDOORBENCH_HOME"):
+        pytest.skip("BACKDOORBENCH_HOME does not name a checkout of BackdoorBench")
+    rules = replace(TINY, flip=False)
+    name = f"backdoorbench:{method}[{flags}]"
+    suite = Suite("grid", rules, ("digits[train=200,test=40]",), ("badnets",), ("none", name))
+    options = Options(out=tmp_path / "runs", device="cpu")
+    none, theirs = (run_cell(Lab(cell, options)).record for cell in suite.cells())
+    if method == "cd":
+        assert theirs["metrics"] == none["metrics"]
+        assert set(theirs["suspects"]["its detector"]) == {"auroc", "tpr", "fpr"}
+        return
+    for key, its in (("ca", "its CA"), ("asr", "its ASR"), ("arr", "its ARR")):
+        hits, n = theirs["metrics"][key]
+        assert abs(hits - theirs["curves"][its][-1] * n / 100) <= 1.001, key
