@@ -329,7 +329,6 @@ def _run(
     """What ``run`` and ``defend`` have in common; a grid of one's ``own`` adds all its axes to what
     ran under its name before.
     """
-    from . import merge as merging
     from . import runner
 
     folder = options.out / grid.name
@@ -337,7 +336,9 @@ def _run(
     runs: Any = registry.create("executors", executor) if executor else None
     cells = grid.cells(only)
     if shard:
-        cells = merging.share(cells, shard)
+        from .merge import share
+
+        cells = share(cells, shard)
     plan = runner.plan(grid, cells, options, axes)
     _say(str(plan))
     if dry_run:

@@ -278,8 +278,8 @@ def _outcomes(
         for ended in executor.run(left, work, tell):
             seen |= {outcome.cell.path for outcome in ended}
             yield from ended
-        left = [group for group in left if not seen.issuperset(c.path for c in group)]
         left = [[cell for cell in group if cell.path not in seen] for group in left]
+        left = [group for group in left if group]
         rounds = 0 if seen else rounds + 1
         if rounds > ROUNDS:
             why = f"{type(executor).__name__.lower()} gave no outcome"

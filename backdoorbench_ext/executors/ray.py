@@ -16,7 +16,6 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,9 @@ class Ray(Executor):
             seen = str(token.resolve()) if self.shared == "auto" else ""
             kept = replace(work, folder=work.folder.resolve())
             waiting = {
-                task.remote(list(group), kept, seen, plugins, words): list(group)
+                task.remote(list(group), kept, seen, plugins, words, self.cpus_per_task): list(
+                    group
+                )
                 for group in groups
             }
             while waiting:
@@ -151,7 +152,12 @@ class Words:
 
 
 def _run(
-    group: list[Cell], work: Work, token: str, plugins: dict[str, bytes], words: Any
+    group: list[Cell],
+    work: Work,
+    token: str,
+    plugins: dict[str, bytes],
+    words: Any,
+    threads: int,
 ) -> tuple[list[Outcome], dict[str, bytes]]:
     """On a node: the outcomes of a group, and its files where the driver does not see them."""
     import torch
@@ -159,7 +165,7 @@ def _run(
     from backdoorbench_ext import registry
     from backdoorbench_ext.devices import keep_memory
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     keep_memory()
     here = Path(tempfile.gettempdir()) / f"bbx-ray-{work.folder.name}"
     for name, text in plugins.items():
@@ -206,7 +212,6 @@ def _received(ray: Any, ref: Any, group: list[Cell], work: Work) -> list[Outcome
         why = f"its task ended: {told(error)}"
         return [work.finished(cell) or work.failed(cell, why, why) for cell in group]
     for place, data in files.items():
-        with suppress(FileExistsError):
-            write_whole(work.folder / place, data)
+        write_whole(work.folder / place, data)
     result: list[Outcome] = outcomes
     return result

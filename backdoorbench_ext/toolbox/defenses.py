@@ -72,7 +72,8 @@ class BackdoorBenchDefense(Defense):
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         assert engine.tests is not None, "the lab gives the test images"
-        with ran(self.method, self.flags, train, engine, engine.tests) as (folder, state):
+        victim = engine.victim()
+        with ran(self.method, self.flags, train, engine, engine.tests, victim) as (folder, state):
             engine.log(**own_numbers(folder, self.method))
             found = sorted(folder.rglob("defense_result.pt"))
             if not found:
@@ -101,10 +102,11 @@ class BackdoorBenchDetector(BackdoorBenchDefense):
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         assert engine.tests is not None, "the lab gives the test images"
         of_tests = checkout.scripts()[self.method].startswith("detection_infer/")
+        victim = engine.victim()
         reserve = engine.clean()
         tests = engine.tests if of_tests else (reserve, unmarked(reserve))
         with (
-            ran(self.method, self.flags, train, engine, tests) as (folder, _),
+            ran(self.method, self.flags, train, engine, tests, victim) as (folder, _),
             np.load(folder / "suspects.npz", allow_pickle=False) as file,
         ):
             told = {name: torch.from_numpy(file[name]) for name in file.files}
@@ -125,7 +127,7 @@ class BackdoorBenchDetector(BackdoorBenchDefense):
             )
         name = "its detector, of test images" if of_tests else "its detector"
         engine.suspect(name, scores, flagged, poisoned)
-        return engine.victim()
+        return victim
 
 
 @contextmanager
@@ -135,14 +137,15 @@ def ran(
     train: Images,
     engine: Engine,
     tests: tuple[Images, Poisoned],
+    victim: Net,
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Run a script on what the cell has; the folder in which it ran, and the victim as it had it.
 
     Args:
         flags: the user's.
         tests: clean and triggered images that it takes for the test images.
+        victim: the engine's.
     """
-    victim = engine.victim()
     reserve = engine.clean()
     test, triggered = tests
     state = record.model_state(engine.rules.model, victim, len(train.classes))

@@ -51,7 +51,6 @@ SHORT: dict[str, dict[str, object]] = {
     "ft-sam": {"epochs": 2},
     "fp": {"epochs": 1, "once_prune_ratio": 0.2},
     "mcr": {"train_curve_epochs": 1, "ft_epochs": 1, "test_curve_every": 1},
-    "nab": {"epochs": 1, "epoch_self": 1, "epoch_warmup": 1, "epoch_lga": 1},
     "nad": {"epochs": 1, "te_epochs": 1},
     "nc": {"epochs": 1, "nc_epoch": 1},
     "rnp": {"unlearning_epochs": 1, "recovering_epochs": 1, "pruning_step": 0.3},
