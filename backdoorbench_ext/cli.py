@@ -24,11 +24,11 @@ from rich.table import Column, Table
 
 from . import __version__, catalogue, metrics, records, registry, suite
 from .errors import InputError, nearest, one_line, reason
-from .files import locked
+from .files import at_work, locked
 from .options import Options
 from .progress import bars, say
 from .protocols import PROTOCOLS
-from .reading import content
+from .signals import Stopped, heeding
 from .suite import Suite
 
 app = typer.Typer(
@@ -483,7 +483,7 @@ def status(
     plugin: Plugins = NO_FILES,
     as_json: AsJson = False,
 ) -> None:
-    """Which cells of a suite are done, failed or still to run."""
+    """Which cells of a suite are done, run now, have failed or are still to run."""
     grid, folder = _grid(name, to, scale)
     rows = []
     for cell in grid.cells(resolver=suite.Resolver.kept(folder)):
@@ -491,29 +491,22 @@ def status(
         row = {"cell": str(cell.path), "state": "to run", "error": ""}
         if path.exists():
             row["state"] = "done"
-        elif (why := _why(path.with_suffix(".failed"))) is not None:
+        elif who := at_work(folder / ".state" / cell.key):
+            row["state"] = "running"
+            row["error"] = who
+        elif (why := records.why_failed(path)) is not None:
             row["state"] = "failed"
             row["error"] = why
         rows.append(row)
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    counts = dict.fromkeys(("done", "failed", "to run"), 0)
+    counts = dict.fromkeys(("done", "running", "failed", "to run"), 0)
     for row in rows:
         counts[row["state"]] += 1
         print(f"{row['state']:7} {one_line(row['cell'])} {row['error']}".rstrip())
-    print(", ".join(f"{n} {state}" for state, n in counts.items()))
-
-
-def _why(file: Path) -> str | None:
-    """The last line of the reason why a cell failed; None if there is none, any more perhaps."""
-    if not file.exists():
-        return None
-    try:
-        lines = content(file).decode("utf-8", "replace").split("\n")
-    except InputError as error:
-        return str(error) if file.exists() else None
-    return next((one_line(line) for line in reversed(lines) if line.strip()), "no reason is given")
+    shown = {state: n for state, n in counts.items() if n or state != "running"}
+    print(", ".join(f"{n} {state}" for state, n in shown.items()))
 
 
 @app.command()
@@ -888,36 +881,6 @@ class Patient:
             self._stream.flush()
 
 
-class Stopped(BaseException):
-    """Somebody, or a scheduler, wants the command to end."""
-
-
-# Ctrl-C; a scheduler or ``docker stop``; a terminal that has gone
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@contextmanager
-def _heeding_signals() -> Iterator[None]:
-    """Signals end the command in order, by ``Stopped``; once is enough."""
-
-    def stop(number: int, _: Any) -> None:
-        for other in SIGNALS:
-            # an impatient second one must not end the ending
-            signal.signal(other, signal.SIG_IGN)
-        raise Stopped(number)
-
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in before.items():
-        # nohup has it ignored
-        if handler != signal.SIG_IGN:
-            signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 @contextmanager
 def _any_terminal() -> Iterator[None]:
     """An arrow that a terminal's encoding lacks is written out; a stream may be closed, or full."""
@@ -937,7 +900,7 @@ def main() -> None:
     """Run the command line; bad input is one line on stderr and exit code 2, a signal one line and
     128 plus its number.
     """
-    with _any_terminal(), _heeding_signals():
+    with _any_terminal(), heeding():
         try:
             app()
         except InputError as error:

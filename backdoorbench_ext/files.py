@@ -212,6 +212,12 @@ def held(path: Path) -> bool:
     return False
 
 
+def at_work(path: Path) -> str:
+    """Who has the lock of ``path`` now, "" if nobody has; nothing is written."""
+    # a kill leaves the note behind
+    return holder(path) if _note(path).exists() and held(path) else ""
+
+
 def holder(path: Path) -> str:
     """Who has the lock of ``path``, as far as that is known."""
     with suppress(OSError):

@@ -26,10 +26,10 @@ def plain(kind: str, name: str) -> str:
     return told or (name.upper() if kind == "defenses" else name.capitalize())
 
 
-def title(defense: str) -> str:
-    """A defense with its options: ``mcci[inference=avg]`` -> ``MCCI [inference=avg]``."""
-    name, bracket, options = defense.partition("[")
-    return plain("defenses", name) + (f" {bracket}{options}" if bracket else "")
+def title(text: str, kind: str = "defenses") -> str:
+    """A method with its options: ``mcci[inference=avg]`` -> ``MCCI [inference=avg]``."""
+    name, bracket, options = text.partition("[")
+    return plain(kind, name) + (f" {bracket}{options}" if bracket else "")
 
 
 def _lettered(names: Mapping[str, str], used: int = 0) -> dict[str, str]:

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 from typing_extensions import NotRequired, TypedDict
 
-from .errors import InputError, reason
+from .errors import InputError, one_line, reason
 from .files import write_text
 from .metrics import unpack
-from .reading import Count, Number, Text, parsed
+from .reading import Count, Number, Text, content, parsed
 from .suite import digest
 
 # 1 had counts alone; 2 holds the hits image by image beside them
@@ -120,6 +120,20 @@ def read(path: Path) -> Record:
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not a record ({reason(error)})") from error
     return record
+
+
+def why_failed(path: Path) -> str | None:
+    """The last line of the reason why the cell of a record's path failed; None if there is none,
+    any more perhaps.
+    """
+    file = path.with_suffix(".failed")
+    if not file.exists():
+        return None
+    try:
+        lines = content(file).decode("utf-8", "replace").split("\n")
+    except InputError as error:
+        return str(error) if file.exists() else None
+    return next((one_line(line) for line in reversed(lines) if line.strip()), "no reason is given")
 
 
 def hits(record: Record, metric: str) -> np.ndarray | None:

@@ -258,7 +258,7 @@ def run(
             def tell(cell: Cell, stage: str, done: int, total: int) -> None:
                 told(str(cell), stage, done, total)
 
-            for outcome in _outcomes(executor, groups(plan.todo), work, tell, console):
+            for outcome in outcomes_of(executor, groups(plan.todo), work, tell, console):
                 outcomes.append(outcome)
                 told("cells", "", len(outcomes), len(plan.todo))
                 say(console, f"[{len(outcomes)}/{len(plan.todo)}] {outcome}")
@@ -266,7 +266,7 @@ def run(
     return outcomes
 
 
-def _outcomes(
+def outcomes_of(
     executor: Executor, left: list[list[Cell]], work: Work, tell: Tell, console: Console
 ) -> Iterator[Outcome]:
     """What became of every cell. Groups that another run has, or waits for, are looked at again

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from . import models, records
+from . import models, records, registry
+from .devices import keep_memory
 from .engine import Engine
 from .errors import InputError, one_line, told
 from .files import Held, held, holder, locked, without_waiting, write_text, write_whole
@@ -184,6 +185,13 @@ class Work:
     folder: Path
     options: Options
 
+    def ready(self, threads: int) -> None:
+        """Make a new process fit to run: its threads, its memory, the user's plugins."""
+        torch.set_num_threads(threads)
+        keep_memory()
+        for file in self.options.plugins:
+            registry.add_file(file)
+
     def run(self, cells: Sequence[Cell], tell: Tell | None = None) -> list[Outcome]:
         """The cells of one training, by one process at a time; none if another has them, or is
         making what they need.
@@ -220,6 +228,14 @@ class Work:
         """The outcome of a cell that has its record."""
         path = self.folder / cell.path
         return Outcome(cell, records.read(path)) if path.exists() else None
+
+    def why(self, cell: Cell, since: float) -> Outcome | None:
+        """The outcome of a cell that has failed at ``since``, seconds of the epoch, or later."""
+        path = self.folder / cell.path
+        with suppress(OSError):
+            if path.with_suffix(".failed").stat().st_mtime >= since:
+                return Outcome(cell, None, records.why_failed(path) or "")
+        return None
 
     def failed(self, cell: Cell, error: str, reason: str) -> Outcome:
         """The outcome of a cell that failed; ``reason`` goes into its file, whose last line is what

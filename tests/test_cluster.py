@@ -1,15 +1,19 @@
-"""A grid on a Ray cluster; the tests marked ``cluster`` start one on this machine."""
+"""Grids on clusters, of Ray and of Slurm; the tests marked ``cluster`` start them here."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import slurm_here
 
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.executors.ray import Ray, _start
+from backdoorbench_ext.executors.slurm import Desk, Slurm, _chunks, _flags
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.work import Work
 
@@ -78,6 +82,135 @@ def test_records_are_those_of_one_process(shared, lost, serial, tmp_path):
     assert len(made) == 12 and made == serial
     assert not list(tmp_path.rglob(".ray-*"))
     assert list(tmp_path.rglob("examples.png")) and list(tmp_path.rglob("table.md"))
+
+
+def jobs(env):
+    """The jobs of Slurm's queue."""
+    asked = subprocess.run(
+        ["squeue", "-h", "-r", "-o", "%i"], env=env, capture_output=True, text=True, check=True
+    )
+    return asked.stdout.split()
+
+
+def running(env, node=""):
+    """Jobs that run, on a node."""
+    words = ["squeue", "-h", "-t", "R", "-o", "%i", *(["-w", node] if node else [])]
+    asked = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+    return asked.stdout.split()
+
+
+def send(env, *words):
+    """Send a signal to a job that runs; it may end meanwhile, then to another."""
+
+    def sent():
+        codes = [
+            subprocess.run(["scancel", *words, job], env=env, check=False).returncode
+            for job in running(env, "n1")[:1]
+        ]
+        return 0 in codes
+
+    awaited(sent)
+
+
+def awaited(what, seconds=120):
+    """What becomes true."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+    return found
+
+
+@pytest.mark.cluster
+def test_slurm_loses_no_record(serial, tmp_path):
+    """The command is stopped and called again, a job is cancelled, one preempted, one out of time,
+    and a node goes: the same records, and nothing is queued twice.
+    """
+    pytest.importorskip("submitit")
+    if lacks := slurm_here.missing():
+        pytest.skip(f"Slurm is not installed: {', '.join(lacks)}")
+    out = tmp_path / "out"
+    executor = 'slurm[sbatch="partition=p,time=10,gres=gpu:1",cells_per_job=2]'
+    command = grid(out, "--executor", executor)
+    with slurm_here.slurm(tmp_path / "slurm") as env:
+        first = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        awaited(lambda: running(env))
+        first.send_signal(signal.SIGINT)
+        told = first.communicate(timeout=20)[1]
+        array = jobs(env)[0].partition("_")[0]
+        assert first.returncode == 130 and f"scancel {array} ends them" in told
+        again = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        awaited(lambda: list(out.rglob("rate*.json")))
+        # the command has found its jobs, and sent none
+        assert {name.partition("_")[0] for name in jobs(env)} == {array}
+        for words in (["--signal=TERM"], [], ["--signal=USR2"]):
+            send(env, *words)
+            time.sleep(3)
+        awaited(lambda: running(env, "n2"))
+        assert again.poll() is None, "it ended before the node was lost"
+        slurm_here.lose("n2", env)
+        told = again.communicate(timeout=300)[1]
+        assert again.returncode == 0, told[-3000:]
+    made = found(out)
+    assert len(made) == 12 and made == serial
+    left = out / "own-epochs3-cnn5" / ".state" / "slurm"
+    assert not list(left.glob("*.said"))
+
+
+@pytest.mark.cluster
+def test_what_slurm_refuses_is_one_line(tmp_path):
+    pytest.importorskip("submitit")
+    if lacks := slurm_here.missing():
+        pytest.skip(f"Slurm is not installed: {', '.join(lacks)}")
+    with slurm_here.slurm(tmp_path / "slurm") as env:
+        command = grid(tmp_path / "out", "--executor", "slurm[sbatch='partition=none-such']")
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "bbx: slurm: sbatch: error: invalid partition specified: none-such" in done.stderr
+
+
+def test_jobs_of_some_cells():
+    groups = {"a": ["cell"] * 3, "b": ["cell"], "c": ["cell"] * 2, "d": ["cell"]}
+    assert [list(chunk) for chunk in _chunks(groups, 1)] == [["a"], ["b"], ["c"], ["d"]]
+    assert [list(chunk) for chunk in _chunks(groups, 3)] == [["a"], ["b", "c"], ["d"]]
+    assert [list(chunk) for chunk in _chunks(groups, 9)] == [["a", "b", "c", "d"]]
+
+
+def test_what_sbatch_is_asked_for():
+    asked = "partition=p, time=4:00:00,--gres=gpu:1,exclusive"
+    wanted = {"partition": "p", "time": "4:00:00", "gres": "gpu:1", "exclusive": True}
+    assert _flags(asked) == wanted
+
+
+def squeue(folder, monkeypatch, text):
+    """A squeue that says this, alone on the path."""
+    file = folder / "bin" / "squeue"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{file.parent}:/usr/bin:/bin")
+
+
+def test_jobs_that_are_known(tmp_path, monkeypatch):
+    """Those that squeue names; all while it does not answer; an array of which none is left is
+    forgotten.
+    """
+    desk = Desk(tmp_path, Slurm())
+    for array, keys in (("7", {"7_0": ["a", "b"], "7_1": ["c"]}), ("8", {"8": ["d"]})):
+        (tmp_path / f"{array}.json").write_text(json.dumps(keys))
+    (tmp_path / "9.json").write_text("{")
+    squeue(tmp_path, monkeypatch, "exit 1")
+    assert desk.jobs() == {"a": "7_0", "b": "7_0", "c": "7_1", "d": "8"}
+    squeue(tmp_path, monkeypatch, "echo 7_1; echo 12")
+    assert desk.jobs() == {"c": "7_1"}
+    assert not (tmp_path / "8.json").exists() and (tmp_path / "7.json").exists()
+    assert "d" in desk.since and "a" in desk.since
+
+
+def test_no_slurm(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="there is no squeue here"):
+        Desk(tmp_path, Slurm()).jobs()
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from backdoorbench_ext import registry
 from backdoorbench_ext.api import option
-from backdoorbench_ext.devices import cores, keep_memory
+from backdoorbench_ext.devices import cores
 from backdoorbench_ext.executors import Executor
 from backdoorbench_ext.suite import Cell
 from backdoorbench_ext.work import Outcome, Tell, Work
@@ -167,9 +164,6 @@ def _live(line: Connection[Any, Any], work: Work, threads: int) -> None:
             os._exit(1)
 
     threading.Thread(target=listen, daemon=True).start()
-    torch.set_num_threads(threads)
-    keep_memory()
-    for file in work.options.plugins:
-        registry.add_file(file)
+    work.ready(threads)
     while True:
         line.send(work.run(tasks.get(), lambda *news: line.send(news)))

@@ -160,17 +160,12 @@ def _run(
     threads: int,
 ) -> tuple[list[Outcome], dict[str, bytes]]:
     """On a node: the outcomes of a group, and its files where the driver does not see them."""
-    import torch
-
-    from backdoorbench_ext import registry
-    from backdoorbench_ext.devices import keep_memory
-
-    torch.set_num_threads(threads)
-    keep_memory()
     here = Path(tempfile.gettempdir()) / f"bbx-ray-{work.folder.name}"
-    for name, text in plugins.items():
-        write_whole(here / "plugins" / name, text)
-        registry.add_file(here / "plugins" / name)
+    files_of_plugins = tuple(here / "plugins" / name for name in plugins)
+    for file in files_of_plugins:
+        write_whole(file, plugins[file.name])
+    work = replace(work, options=replace(work.options, plugins=files_of_plugins))
+    work.ready(threads)
     shared = bool(token) and Path(token).exists()
     if not shared:
         # victims that groups on this node share stay there
