@@ -1,5 +1,5 @@
-"""``bbx``: list, show, run, status, table, plot, poison, defend, tune, doctor. Exit codes: 0 all
-done, 1 some cell failed, 2 bad input.
+"""``bbx``: list, show, run, status, table, compare, plot, report, poison, defend, tune, doctor and
+more. Exit codes: 0 all done, 1 some cell failed, 2 bad input.
 """
 
 # What a command alone needs is imported in it: PyTorch takes seconds, a typing error should not.
@@ -531,6 +531,35 @@ def table(
     there = _records(grid, folder)
     text = tables.render(there, grid, form, against=bool(against), metrics=_chosen(shown))
     print(text, end="")
+
+
+@app.command("compare")
+def compare_(
+    name: Name,
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="a defense, with its options as in the table")
+    ] = "",
+    second: Annotated[str, typer.Argument(metavar="B", help="the defense to compare with")] = "",
+    baseline: Annotated[
+        str, typer.Option(help="in place of A and B: every other defense against this one")
+    ] = "",
+    form: Annotated[str, typer.Option("--format", help="markdown, latex or json")] = "markdown",
+    scale: Scale = None,
+    to: Out = Path("runs"),
+    plugin: Plugins = NO_FILES,
+) -> None:
+    """Is A better than B, and how sure is that: paired by image and by seed, attack by attack."""
+    from . import compare
+
+    if bool(baseline) == bool(first) or bool(first) != bool(second):
+        raise InputError("give two defenses, or --baseline and one")
+    grid, folder = _grid(name, to, scale)
+    there = _records(grid, folder)
+    if not there:
+        raise InputError(f"no records of {grid.name} yet: bbx run {grid.name}")
+    pairs = [(first, second)] if first else compare.against(there, grid, baseline)
+    found = [compare.compare(there, grid, a, b) for a, b in pairs]
+    print(compare.render(found, grid, form), end="")
 
 
 @app.command("report")

@@ -43,7 +43,7 @@ def escape(text: str) -> str:
     special |= {c: "\\" + c for c in "&%$#_{}"}
     special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"}
     plain = "".join(special.get(c) or _letter(c) for c in text)
-    return re.sub(r"^-(?=\d)", "$-$", plain)
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", plain)
 
 
 def _letter(letter: str) -> str:
@@ -53,7 +53,7 @@ def _letter(letter: str) -> str:
     return letter if known else rf"\texttt{{U+{ord(letter):04X}}}"
 
 
-def _dressed(note: str, label: str, groups: Sequence[str], body: Sequence[str]) -> str:
+def dressed(note: str, label: str, groups: Sequence[str], body: Sequence[str]) -> str:
     """The environment around the rows of a table; ``groups`` of columns, "l" or "r" each, stand
     apart.
     """
@@ -112,7 +112,7 @@ def latex(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) ->
         r"\midrule",
     ]
     columns = ["l" + "r" * (before - 1), *["r" * width] * len(table.groups)]
-    return _dressed(caption(records, suite, metrics), suite.name, columns, [*top, *rows])
+    return dressed(caption(records, suite, metrics), suite.name, columns, [*top, *rows])
 
 
 def _latex_row(table: Layout, line: Line, columns: int) -> str:
@@ -134,7 +134,7 @@ def markdown(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric])
         gaps = [""] * (len(metrics) - 1)
         rows.append(["Clean images", *(text for n in table.given for text in (n, *gaps))])
     left = [True] + [False] * (len(head) - 1)
-    return _markdown(head, rows, left) + f"\n\n{_plain(caption(records, suite, metrics))}\n"
+    return markdown_table(head, rows, left) + f"\n\n{_plain(caption(records, suite, metrics))}\n"
 
 
 def _numbers(line: Line) -> list[str]:
@@ -142,7 +142,7 @@ def _numbers(line: Line) -> list[str]:
     return [dress[mark] % text for cell in line.cells for text, mark in cell]
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[bool]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[bool]) -> str:
     """A Markdown table, whose columns stand to the ``left`` or to the right."""
     rule = ["---" if words else "---:" for words in left]
     full = [[*row, *[""] * (len(head) - len(row))] for row in rows]
@@ -208,7 +208,7 @@ def comparison(records: Sequence[Record], suite: Suite, form: str) -> str:
     lines = [[_text(c, row.get(c), named) for c in columns] for row in rows]
     titles = [_title(c) for c in columns]
     if form == "markdown":
-        return _markdown(titles, lines, [c in WORDS for c in columns]) + f"\n\n{note}\n"
+        return markdown_table(titles, lines, [c in WORDS for c in columns]) + f"\n\n{note}\n"
     return _pages(suite, columns, titles, lines, note)
 
 
@@ -267,11 +267,11 @@ def _pages(
     shape = "".join("l" if c in WORDS else "r" for c in columns)
     top = [" & ".join(map(escape, titles)) + r" \\", r"\midrule"]
     label = f"{suite.name}-reported"
-    dressed = [_dressed(note, label, [shape], [*top, *pages[0]])]
+    pieces = [dressed(note, label, [shape], [*top, *pages[0]])]
     for number, page in enumerate(pages[1:], 2):
         words = f"{suite.name}, continued."
-        dressed.append(_dressed(words, f"{label}-{number}", [shape], [*top, *page]))
-    return "\n".join(dressed)
+        pieces.append(dressed(words, f"{label}-{number}", [shape], [*top, *page]))
+    return "\n".join(pieces)
 
 
 def render(
