@@ -518,18 +518,29 @@ def table(
         typer.Option(help="reported: beside each number the published one, and the difference"),
     ] = "",
     shown: Metrics = COUNTED,
+    marks: Annotated[
+        str,
+        typer.Option(
+            "--mark",
+            help="which defenses may be bold: fell, those whose ASR is below half of No Defense's, "
+            "or all",
+        ),
+    ] = "fell",
     scale: Scale = None,
     to: Out = Path("runs"),
     plugin: Plugins = NO_FILES,
 ) -> None:
     """Print a suite's table, from the records that there are."""
-    from . import tables
+    from . import layout, tables
+
+    if marks not in layout.MARKS:
+        raise InputError(f"--mark must be fell or all, not {marks!r}")
 
     if against not in ("", "reported"):
         raise InputError(f"--against must be reported, not {against!r}")
     grid, folder = _grid(name, to, scale)
     there = _records(grid, folder)
-    text = tables.render(there, grid, form, against=bool(against), metrics=_chosen(shown))
+    text = tables.render(there, grid, form, bool(against), _chosen(shown), marks)
     print(text, end="")
 
 

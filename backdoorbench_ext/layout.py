@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from .frame import Key, Number, summary
-from .metrics import Metric
+from .frame import NAN, Key, Number, summary
+from .metrics import Metric, get
 from .naming import heads, labels, letters, rate
 from .records import Record, precision
 from .registry import parse
@@ -17,6 +17,11 @@ from .toolbox.checkout import chosen_on_tests
 
 # more defenses than these stand below each other, not beside
 WIDE = 6
+# which defenses may be marked: those that lowered ASR, or all; with what a caption says of it
+MARKS = {
+    "fell": "best defense bold, second underlined, where ASR is below half of No Defense's",
+    "all": "best defense bold, second underlined",
+}
 # text and mark of each metric
 Cell = tuple[tuple[str, str], ...]
 
@@ -83,12 +88,19 @@ def present(records: Sequence[Record], suite: Suite) -> tuple[list[str], list[st
     return [a for a in suite.attacks if a in attacks], [d for d in suite.defenses if d in defenses]
 
 
-def layout(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) -> Layout:
+def layout(
+    records: Sequence[Record], suite: Suite, metrics: Sequence[Metric], marks: str = "fell"
+) -> Layout:
     """Attacks down and defenses across, or the other way round where there are more than ``WIDE``
     defenses.
+
+    Args:
+        marks: of ``MARKS``. A defense that lets the attack through keeps its accuracy, which would
+            be the best of all.
     """
     attacks, defenses = present(records, suite)
-    blocks = _blocks(summary(records, metrics), suite, attacks, defenses, metrics)
+    numbers = summary(records, [*metrics, get("asr")])
+    blocks = _blocks(numbers, suite, attacks, defenses, metrics, marks)
     if len(defenses) <= WIDE:
         return _attacks_down(blocks, records, suite, metrics)
     return _defenses_down(blocks, records, suite, metrics)
@@ -100,6 +112,7 @@ def _blocks(
     attacks: Sequence[str],
     defenses: Sequence[str],
     metrics: Sequence[Metric],
+    marks: str,
 ) -> list[Block]:
     """Attacks with a rate of their own stand in the block of the suite's first rate."""
     there = {cell[:3] for cell in numbers}
@@ -113,7 +126,7 @@ def _blocks(
                 if (first or attack not in suite.own_rates) and (dataset, own, attack) in there:
                     rows.append((attack, own))
             if rows:
-                cells = _cells(numbers, dataset, rows, defenses, metrics)
+                cells = _cells(numbers, dataset, rows, defenses, metrics, marks)
                 blocks.append(Block(dataset, share, rows, cells))
     return blocks
 
@@ -124,6 +137,7 @@ def _cells(
     attacks: Sequence[tuple[str, float]],
     defenses: Sequence[str],
     metrics: Sequence[Metric],
+    marks: str,
 ) -> dict[tuple[str, str], Cell]:
     """Numbers as text with their marks; No Defense is not ranked."""
     rows: dict[str, dict[str, Mapping[str, Number]]] = {}
@@ -135,9 +149,10 @@ def _cells(
         rows["Average"] = average
     marked = {}
     for attack, row in rows.items():
-        marks = {metric.key: _marks(row, metric) for metric in metrics}
+        ranked = _fell(row) if marks == "fell" and attack != "none" else _defenses(row)
+        given = {metric.key: _marks(row, ranked, metric) for metric in metrics}
         for d, cell in row.items():
-            marked[attack, d] = tuple((str(cell[m.key]), marks[m.key].get(d, "")) for m in metrics)
+            marked[attack, d] = tuple((str(cell[m.key]), given[m.key].get(d, "")) for m in metrics)
     return marked
 
 
@@ -148,14 +163,28 @@ def _average(
     if len(rows) < 2:
         return {}
     everywhere = [d for d in rows[0] if all(d in row for row in rows)]
+    keys = [*(m.key for m in metrics), "asr"]
     return {
-        d: {m.key: Number(fmean(row[d][m.key].mean for row in rows), count=1) for m in metrics}
+        d: {key: Number(fmean(row[d][key].mean for row in rows), count=1) for key in keys}
         for d in everywhere
     }
 
 
-def _marks(row: Mapping[str, Mapping[str, Number]], metric: Metric) -> dict[str, str]:
-    ranked = [d for d in row if d.partition("[")[0] != "none"]
+def _defenses(row: Mapping[str, object]) -> list[str]:
+    return [d for d in row if d.partition("[")[0] != "none"]
+
+
+def _fell(row: Mapping[str, Mapping[str, Number]]) -> list[str]:
+    """The defenses whose ASR is below half of No Defense's; all, where that is not known."""
+    bare = next((cell["asr"].mean for d, cell in row.items() if d.partition("[")[0] == "none"), NAN)
+    if math.isnan(bare):
+        return _defenses(row)
+    return [d for d in _defenses(row) if row[d]["asr"].mean < bare / 2]
+
+
+def _marks(
+    row: Mapping[str, Mapping[str, Number]], ranked: Sequence[str], metric: Metric
+) -> dict[str, str]:
     means = [row[d][metric.key].mean for d in ranked]
     return dict(zip(ranked, mark(means, metric.higher), strict=True))
 
@@ -245,9 +274,11 @@ def mixed(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(changed))
 
 
-def caption(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) -> str:
+def caption(
+    records: Sequence[Record], suite: Suite, metrics: Sequence[Metric], marks: str = "fell"
+) -> str:
     """What a reader must know of the numbers: protocol, counts, seeds, options, where they come
-    from.
+    from, and unless it is empty what the ``marks`` mean.
     """
     datasets = [d for d in suite.datasets if any(r["cell"]["dataset"] == d for r in records)]
     attacks, defenses = present(records, suite)
@@ -258,8 +289,9 @@ def caption(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) 
         f"{suite.name}: {', '.join(datasets)}; percent; poisoning rate {_rates(suite)}; "
         f"{_seeds(records)}",
         _counts(records, suite, metrics),
-        "best defense bold, second underlined",
     ]
+    if marks:
+        parts.append(MARKS[marks])
     if unlike:
         parts.append(f"defenses did not have the same poisoned images of: {', '.join(unlike)}")
     chosen = [

@@ -86,14 +86,16 @@ def _start(table: Layout, line: Line) -> list[str]:
     return [line.label] if table.given else [line.label, line.given]
 
 
-def latex(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) -> str:
+def latex(
+    records: Sequence[Record], suite: Suite, metrics: Sequence[Metric], marks: str = "fell"
+) -> str:
     """A table for a paper of one or two columns; it needs the packages booktabs and graphicx, and
     shrinks to the width of the text if it is wider.
 
     All numbers have two decimals and stand to the right, so that their points are in line without
     siunitx, whose columns know no underlining.
     """
-    table = layout(records, suite, metrics)
+    table = layout(records, suite, metrics, marks)
     width = len(metrics)
     before = len(_titles(table))
 
@@ -112,7 +114,7 @@ def latex(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) ->
         r"\midrule",
     ]
     columns = ["l" + "r" * (before - 1), *["r" * width] * len(table.groups)]
-    return dressed(caption(records, suite, metrics), suite.name, columns, [*top, *rows])
+    return dressed(caption(records, suite, metrics, marks), suite.name, columns, [*top, *rows])
 
 
 def _latex_row(table: Layout, line: Line, columns: int) -> str:
@@ -124,9 +126,11 @@ def _latex_row(table: Layout, line: Line, columns: int) -> str:
     return rule + " & ".join([*map(escape, _start(table, line)), *cells]) + r" \\"
 
 
-def markdown(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) -> str:
+def markdown(
+    records: Sequence[Record], suite: Suite, metrics: Sequence[Metric], marks: str = "fell"
+) -> str:
     """The same table for a README or an issue."""
-    table = layout(records, suite, metrics)
+    table = layout(records, suite, metrics, marks)
     head = _titles(table)
     head += [f"{_plain(name)} {m.title} {m.arrow}" for name in table.groups for m in metrics]
     rows = [[*map(_plain, _start(table, line)), *_numbers(line)] for line in table.lines]
@@ -134,7 +138,8 @@ def markdown(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric])
         gaps = [""] * (len(metrics) - 1)
         rows.append(["Clean images", *(text for n in table.given for text in (n, *gaps))])
     left = [True] + [False] * (len(head) - 1)
-    return markdown_table(head, rows, left) + f"\n\n{_plain(caption(records, suite, metrics))}\n"
+    note = _plain(caption(records, suite, metrics, marks))
+    return f"{markdown_table(head, rows, left)}\n\n{note}\n"
 
 
 def _numbers(line: Line) -> list[str]:
@@ -200,7 +205,7 @@ def comparison(records: Sequence[Record], suite: Suite, form: str) -> str:
         return str(pd.DataFrame(rows).to_csv(index=False, float_format="%.2f"))
     note = (
         "Each metric: ours, reported, difference. Not reproduced: more than "
-        f"{TOLERANCE:g} points away. {caption(records, suite, USUAL)}"
+        f"{TOLERANCE:g} points away. {caption(records, suite, USUAL, marks='')}"
     )
     columns = _columns(rows)
     attacks, defenses = present(records, suite)
@@ -280,8 +285,10 @@ def render(
     form: str,
     against: bool = False,
     metrics: Sequence[Metric] = USUAL,
+    marks: str = "fell",
 ) -> str:
-    """The table as "latex", "markdown" or "csv"; ``against``: beside the published numbers.
+    """The table as "latex", "markdown" or "csv"; ``against``: beside the published numbers;
+    ``marks``: which defenses may be bold, of ``layout.MARKS``.
 
     Raises:
         InputError: no records, or another format.
@@ -295,7 +302,7 @@ def render(
     if form == "csv":
         return str(frame(records, metrics).to_csv(index=False, float_format="%.4f"))
     draw = latex if form == "latex" else markdown
-    return draw(records, suite, metrics)
+    return draw(records, suite, metrics, marks)
 
 
 def write(records: Sequence[Record], suite: Suite, folder: Path) -> list[Path]:

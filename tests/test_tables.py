@@ -10,6 +10,7 @@ from conftest import RULES
 from backdoorbench_ext import layout, plots, records, tables
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.frame import frame
+from backdoorbench_ext.metrics import get
 from backdoorbench_ext.suite import Suite
 
 SUITE = Suite(
@@ -197,6 +198,28 @@ def test_markdown():
     assert "test v2: bbx_test" in lines[-1]
 
 
+@pytest.mark.parametrize("shown", [("ca", "asr"), ("ca",)])
+def test_a_defense_that_lets_the_attack_through_is_not_marked(shown):
+    """The best CA is that of a defense whose ASR is 60 of 100; without No Defense all may be best,
+    as without an attack.
+    """
+    rows = [("none", 950, 900, 0), ("cbd", 940, 540, 300), ("mcci[inference=avg]", 900, 440, 500)]
+    found = [record("badnets", *row) for row in rows]
+    found += [record("none", *row) for row in rows]
+    suite = replace(SUITE, attacks=("badnets", "none"))
+    metrics = [get(name) for name in shown]
+
+    def marked(some, attack, marks="fell"):
+        lines = tables.render(some, suite, "markdown", metrics=metrics, marks=marks).splitlines()
+        row = next(line for line in lines if line.startswith(f"| {attack}"))
+        return [cell.strip() for cell in row.split("|")][2 : 2 + 3 * len(shown) : len(shown)]
+
+    assert marked(found, "BadNets") == ["95.00", "94.00", "**90.00**"]
+    assert marked(found, "BadNets", "all") == ["95.00", "**94.00**", "<u>90.00</u>"]
+    assert marked(found, "No attack") == ["95.00", "**94.00**", "<u>90.00</u>"]
+    assert marked(found[1:3], "BadNets")[:2] == ["**94.00**", "<u>90.00</u>"]
+
+
 def test_many_defenses_stand_below_each_other():
     """Then there is a column of the clean images given, and the best of each column is marked."""
     many = ("none", "cbd", *(f"mcci[alpha=0.{i}]" for i in range(1, 7)))
@@ -214,7 +237,7 @@ def test_many_defenses_stand_below_each_other():
         {**r, "spec": r["spec"] | {"rate": 0.05}}
         for r in (record("blend", "none", 900, 9, 0), record("blend", "cbd", 700, 18, 9))
     ]
-    lines = tables.render(found, suite, "markdown").splitlines()
+    lines = tables.render(found, suite, "markdown", marks="all").splitlines()
     groups = ("BadNets", "Blend, rate 5 %", "Average")
     assert (
         lines[0]
@@ -235,7 +258,7 @@ def test_many_defenses_stand_below_each_other():
         lines[9]
         == "| MCCI (f) | 100 | **87.00** | **3.00** | **0.00** | -- | -- | -- | -- | -- | -- |"
     )
-    text = tables.render(found, suite, "latex")
+    text = tables.render(found, suite, "latex", marks="all")
     assert (
         r"\begin{tabular}{lr@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr}" in text
         and r"Defense & Clean images & CA $\uparrow$" in text
