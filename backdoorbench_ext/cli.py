@@ -1,5 +1,5 @@
-"""``bbx``: list, show, run, status, table, compare, plot, report, poison, defend, tune, doctor and
-more. Exit codes: 0 all done, 1 some cell failed, 2 bad input.
+"""``bbx``: list, show, run, status, table, compare, rank, plot, report, poison, defend, tune,
+doctor and more. Exit codes: 0 all done, 1 some cell failed, 2 bad input.
 """
 
 # What a command alone needs is imported in it: PyTorch takes seconds, a typing error should not.
@@ -542,6 +542,24 @@ def table(
     there = _records(grid, folder)
     text = tables.render(there, grid, form, bool(against), _chosen(shown), marks)
     print(text, end="")
+
+
+@app.command("rank")
+def rank_(
+    name: Name,
+    form: Annotated[str, typer.Option("--format", help="markdown or latex")] = "markdown",
+    scale: Scale = None,
+    to: Out = Path("runs"),
+    plugin: Plugins = NO_FILES,
+) -> None:
+    """Who leads over all attacks, and how sure that is."""
+    from . import ranking
+
+    grid, folder = _grid(name, to, scale)
+    there = _records(grid, folder)
+    if not there:
+        raise InputError(f"no records of {grid.name} yet: bbx run {grid.name}")
+    print(ranking.render(ranking.rank(there, grid), grid, form), end="")
 
 
 @app.command("compare")

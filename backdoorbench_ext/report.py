@@ -1,5 +1,5 @@
-"""A suite as one HTML page that needs no network: leaderboard, the paper's table, plots, triggers,
-every cell with its curves and how to run it again.
+"""A suite as one HTML page that needs no network: ranking, cells with their curves and how to run
+them again, the paper's table, plots, triggers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from . import __version__, gather, pictures, plots, tables
+from . import __version__, gather, pictures, plots, ranking, tables
 from .errors import InputError
 from .files import write_text
 from .frame import Key, key, summary
@@ -128,7 +128,7 @@ def cells(records: Iterable[Record], suite: Suite, folder: Path) -> dict[str, An
     for record in records:
         spec = record["spec"]
         path = paths[(*key(record), spec["seed"])]
-        file, where, to = (shlex.quote(str(p)) for p in (folder / path, folder, folder.parent))
+        where = shlex.quote(str(folder))
         only = shlex.quote(path.stem)
         curves = [
             [f"{name}: {values[0]:.3g} to {values[-1]:.3g}, {len(values)} epochs", curve(values)]
@@ -143,7 +143,7 @@ def cells(records: Iterable[Record], suite: Suite, folder: Path) -> dict[str, An
                 f"seed {spec['seed']}",
                 "facts": list(facts(record).items()),
                 "curves": curves,
-                "again": f"rm {file}\nbbx run {where} --out {to} --only {only} --data DIR",
+                "again": f"bbx run {where} --out again --only {only} --data DIR",
                 "spec": {
                     name: parts.setdefault(json.dumps(part, sort_keys=True), len(parts))
                     for name, part in spec.items()
@@ -204,6 +204,11 @@ def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
         if (text := tables.render(records, suite, form))
     ]
     shown = rows(records, suite)
+    try:
+        ranked = ranking.rank(records, suite)
+    except InputError:
+        # no defense has an attack that No Defense has, too
+        ranked = None
     numbers = {id(record): number for number, record in enumerate(records)}
     compared = [row for row in shown if row["compared"]]
     drawn, large = _drawn(records, suite, folder)
@@ -224,6 +229,9 @@ def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
         number=lambda record: numbers[id(record)],
         told=_told,
         details=details,
+        standings=ranked and ranking.lines(ranked),
+        heads=ranking.HEAD,
+        note=ranked and ranking.note(ranked, suite),
         layout=layout(records, suite, USUAL),
         caption=caption(records, suite, USUAL),
         metrics=USUAL,

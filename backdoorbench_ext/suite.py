@@ -21,6 +21,8 @@ from .protocols import NETWORKS, Protocol
 from .reading import Number, Text, parsed
 
 FILE = "suite.json"
+# what stands in a protocol's name before the share that is run
+SCALED = ", scale "
 SPECS = ".specs.json"
 AXES = ("datasets", "attacks", "defenses", "rates", "seeds")
 # what several runs of one grid may differ in
@@ -320,6 +322,11 @@ class Suite:
             own_rates={} if rates else self.own_rates,
         )
 
+    @property
+    def scale(self) -> str:
+        """The share of images and epochs, "" of a whole grid: numbers of parts do not compare."""
+        return self.protocol.name.partition(SCALED)[2]
+
     def _scaled(self, scale: float) -> Suite:
         """A share of the training set, of the protocol's epochs, and of the lengths that methods
         have of their own.
@@ -346,7 +353,7 @@ class Suite:
 
         protocol = replace(
             self.protocol,
-            name=f"{self.protocol.name}, scale {scale:g}",
+            name=f"{self.protocol.name}{SCALED}{scale:g}",
             overrides={name: shorter(own) for name, own in self.protocol.overrides.items()},
             **shorter({"recipe": self.protocol.recipe}),
         )

@@ -161,7 +161,7 @@ def _plain(text: str) -> str:
 
 def against(records: Sequence[Record], suite: Suite) -> list[dict[str, Any]]:
     """One row a cell that a paper reports: mean over seeds, published number and difference of each
-    counted metric, and which differ by more than ``TOLERANCE``.
+    counted metric, and which differ by more than ``TOLERANCE``, unless the suite is a part of one.
     """
     seconds: dict[Key, list[float]] = {}
     for record in records:
@@ -181,7 +181,7 @@ def against(records: Sequence[Record], suite: Suite) -> list[dict[str, Any]]:
             row[metric.key] = ours
             row[f"{metric.key} reported"] = theirs
             row[f"{metric.key} difference"] = ours - theirs
-            if abs(ours - theirs) > TOLERANCE:
+            if abs(ours - theirs) > TOLERANCE and not suite.scale:
                 far.append(metric.title)
         if "seconds" in published:
             row["seconds"] = sum(seconds[cell]) / len(seconds[cell])
@@ -203,11 +203,14 @@ def comparison(records: Sequence[Record], suite: Suite, form: str) -> str:
         import pandas as pd
 
         return str(pd.DataFrame(rows).to_csv(index=False, float_format="%.2f"))
-    note = (
-        "Each metric: ours, reported, difference. Not reproduced: more than "
-        f"{TOLERANCE:g} points away. {caption(records, suite, USUAL, marks='')}"
+    judged = (
+        f"Not comparable: a scale of {suite.scale}"
+        if suite.scale
+        else f"Not reproduced: more than {TOLERANCE:g} points away"
     )
-    columns = _columns(rows)
+    about = caption(records, suite, USUAL, marks="")
+    note = f"Each metric: ours, reported, difference. {judged}. {about}"
+    columns = [c for c in _columns(rows) if c != "not reproduced" or not suite.scale]
     attacks, defenses = present(records, suite)
     named = {"defense": heads(defenses), "attack": labels(attacks, defenses)}
     lines = [[_text(c, row.get(c), named) for c in columns] for row in rows]

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import here
@@ -84,7 +85,7 @@ def test_curves_fill_their_box():
     assert report.curve([1.0, 1.0], 100, 10) == "0.0,10.0 100.0,10.0"
 
 
-def test_command(tmp_path, capsys):
+def test_command(tmp_path, capsys, monkeypatch):
     words = [
         "--dataset",
         "digits[train=200,test=50]",
@@ -103,10 +104,14 @@ def test_command(tmp_path, capsys):
     again = re.search(r"bbx (run .*) --data DIR", (folder / "report.html").read_text()).group(1)
     (record,) = folder.rglob("rate*.json")
     before = record.read_text()
-    record.unlink()
-    assert here(*again.split()) == 0 and record.exists() and '"ca"' in before, (
-        "the command of the page makes the record again"
+    monkeypatch.chdir(tmp_path)
+    assert here(*again.split()) == 0
+    (made,) = Path("again").rglob("rate*.json")
+    found = json.loads(made.read_text())
+    assert made.name == record.name and found["hits"] == json.loads(before)["hits"], (
+        "the command of the page makes the record again, and deletes nothing"
     )
+    assert record.read_text() == before
     assert (
         here("report", "demo", "--out", tmp_path / "none") == 2
         and "no records of demo" in capsys.readouterr().err
