@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -560,6 +560,53 @@ def rank_(
     if not there:
         raise InputError(f"no records of {grid.name} yet: bbx run {grid.name}")
     print(ranking.render(ranking.rank(there, grid), grid, form), end="")
+
+
+@app.command()
+def submit(
+    name: Name,
+    file: Annotated[Path, typer.Option("--to", help="the .zip file to write")],
+    scale: Scale = None,
+    out_: Out = Path("runs"),
+    plugin: Plugins = NO_FILES,
+) -> None:
+    """Pack a suite's records into one file that others can check."""
+    from . import submission
+
+    grid, folder = _grid(name, out_, scale)
+    count = submission.pack(grid, folder, file)
+    _say(f"wrote {file}: {count} records of {grid.name}")
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="what bbx submit wrote")],
+    rerun: Annotated[
+        int, typer.Option(min=0, help="how many cells to run again, chosen at random")
+    ] = 0,
+    data: Data = None,
+    download: Download = False,
+    device: Device = "auto",
+    plugin: Plugins = NO_FILES,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute what a submission says, and run some of its cells again."""
+    from . import submission
+
+    options = Options(data=data, download=download, device=device, plugins=tuple(plugin))
+    checked = submission.verify(file, options, rerun, err)
+    if as_json:
+        print(json.dumps(asdict(checked), indent=1))
+    else:
+        for text in checked.notes:
+            _say(f"note: {text}")
+        for text in checked.problems:
+            _say(f"wrong: {text}", out)
+        _say(str(checked), out)
+        if rerun and not checked.problems:
+            _say(f"run again within {submission.TOLERANCE:g} points", out)
+    if checked.problems:
+        raise typer.Exit(1)
 
 
 @app.command("compare")
