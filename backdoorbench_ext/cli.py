@@ -265,6 +265,10 @@ def run(
     shard: Annotated[
         str, typer.Option(metavar="i/n", help="only the i-th of n shares of the trainings")
     ] = "",
+    track: Annotated[
+        str,
+        typer.Option(help="tensorboard, mlflow or wandb: hand curves and metrics of new cells on"),
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run")] = False,
     plugin: Plugins = NO_FILES,
 ) -> None:
@@ -310,6 +314,7 @@ def run(
         jobs=jobs,
         executor=executor,
         shard=shard,
+        track=track,
         dry_run=dry_run,
         own=not name,
     )
@@ -323,6 +328,7 @@ def _run(
     jobs: str = "",
     executor: str = "",
     shard: str = "",
+    track: str = "",
     dry_run: bool = False,
     own: bool,
 ) -> None:
@@ -344,7 +350,12 @@ def _run(
     if dry_run:
         print("\n".join(one_line(str(folder / cell.path)) for cell in plan.todo))
         return
-    outcomes = runner.run(plan, jobs=_jobs(jobs, plan), executor=runs, console=err)
+    tracker = None
+    if track:
+        from .tracking import tracker as tracking
+
+        tracker = tracking(track, grid.name, folder)
+    outcomes = runner.run(plan, jobs=_jobs(jobs, plan), executor=runs, console=err, track=tracker)
     _write(grid, folder, axes)
     failed = sum(outcome.record is None for outcome in outcomes)
     if failed:
@@ -642,7 +653,7 @@ def compare_(
 def report_(
     name: Name, scale: Scale = None, to: Out = Path("runs"), plugin: Plugins = NO_FILES
 ) -> None:
-    """Write a suite's records as one HTML page: leaderboard, table, plots, triggers, every cell."""
+    """Write a suite's records as one HTML page: ranking, cells, table, plots, triggers."""
     from . import report
 
     grid, folder = _grid(name, to, scale)

@@ -22,6 +22,7 @@ from .options import Options
 from .progress import bars, say
 from .suite import RUNS, Cell, Suite
 from .surroundings import surroundings
+from .tracking import Track
 from .work import Outcome, Tell, Work
 
 # bytes that a cell keeps at least: its record, curves, pictures; its embeddings
@@ -229,12 +230,14 @@ def run(
     jobs: int | None = None,
     executor: Executor | None = None,
     console: Console | None = None,
+    track: Track | None = None,
 ) -> list[Outcome]:
     """Do what is planned; a failed cell leaves a ``.failed`` file and is tried again next time.
 
     Args:
         jobs: trainings at a time, as ``usual`` has it; or
         executor: what runs the groups.
+        track: is handed every new record.
 
     Raises:
         InputError: what cannot work is said before the first epoch of any cell.
@@ -260,6 +263,8 @@ def run(
 
             for outcome in outcomes_of(executor, groups(plan.todo), work, tell, console):
                 outcomes.append(outcome)
+                if track and outcome.record:
+                    track(outcome.record)
                 told("cells", "", len(outcomes), len(plan.todo))
                 say(console, f"[{len(outcomes)}/{len(plan.todo)}] {outcome}")
     _clean_up(plan, work)

@@ -136,7 +136,8 @@ def test_slurm_loses_no_record(serial, tmp_path):
         first = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
         awaited(lambda: running(env))
         first.send_signal(signal.SIGINT)
-        told = first.communicate(timeout=20)[1]
+        # the end of a process with PyTorch takes its time where four others begin
+        told = first.communicate(timeout=120)[1]
         array = jobs(env)[0].partition("_")[0]
         assert first.returncode == 130 and f"scancel {array} ends them" in told
         again = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
