@@ -564,12 +564,11 @@ def rank_(
     plugin: Plugins = NO_FILES,
 ) -> None:
     """Who leads over all attacks, and how sure that is."""
-    from . import ranking
+    from . import gather, ranking
 
     grid, folder = _grid(name, to, scale)
     there = _records(grid, folder)
-    if not there:
-        raise InputError(f"no records of {grid.name} yet: bbx run {grid.name}")
+    gather.check(there, grid)
     print(ranking.render(ranking.rank(there, grid), grid, form), end="")
 
 
@@ -636,14 +635,13 @@ def compare_(
     plugin: Plugins = NO_FILES,
 ) -> None:
     """Is A better than B, and how sure is that: paired by image and by seed, attack by attack."""
-    from . import compare
+    from . import compare, gather
 
     if bool(baseline) == bool(first) or bool(first) != bool(second):
         raise InputError("give two defenses, or --baseline and one")
     grid, folder = _grid(name, to, scale)
     there = _records(grid, folder)
-    if not there:
-        raise InputError(f"no records of {grid.name} yet: bbx run {grid.name}")
+    gather.check(there, grid)
     pairs = [(first, second)] if first else compare.against(there, grid, baseline)
     found = [compare.compare(there, grid, a, b) for a, b in pairs]
     print(compare.render(found, grid, form), end="")

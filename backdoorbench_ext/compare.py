@@ -25,7 +25,7 @@ import numpy as np
 
 from . import records, tables
 from .errors import InputError, nearest
-from .frame import key
+from .frame import Place, key
 from .metrics import COUNTED, get
 from .naming import plain, title
 from .records import Record
@@ -263,10 +263,6 @@ def seeds_needed(one: Difference) -> int | None:
         if chance.half(LEVEL) < abs(one.points):
             return count
     return None
-
-
-# data set, poisoning rate, attack
-Place = tuple[str, float, str]
 
 
 @dataclass(frozen=True)

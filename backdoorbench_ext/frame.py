@@ -13,6 +13,8 @@ from .records import Record, precision, wilson
 
 # data set, poisoning rate, attack, defense
 Key = tuple[str, float, str, str]
+# the same without the defense
+Place = tuple[str, float, str]
 NAN = float("nan")
 
 
@@ -50,16 +52,17 @@ def values(records: Sequence[Record], metrics: Sequence[Metric]) -> list[dict[st
     A derived one is read against the record of No Defense with the same data set, rate, attack and
     seed, if it is among them.
     """
-    bare = {_place(r): r for r in records if r["cell"]["defense"] == "none"}
+    bare = {where(r): r for r in records if r["cell"]["defense"] == "none"}
     rows = []
     for record in records:
-        baseline = bare.get(_place(record))
+        baseline = bare.get(where(record))
         numbers = {metric.key: metric.of(record, baseline) for metric in metrics}
         rows.append({name: NAN if value is None else value for name, value in numbers.items()})
     return rows
 
 
-def _place(record: Record) -> tuple[Any, ...]:
+def where(record: Record) -> tuple[Any, ...]:
+    """Data set, poisoning rate, attack and seed: where No Defense is the baseline of others."""
     return *key(record)[:3], record["spec"]["seed"]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import registry, tables
 from .errors import InputError
-from .frame import NAN, key, values
+from .frame import NAN, Place, key, values, where
 from .layout import present
 from .metrics import get
 from .naming import heads, letters, title
@@ -30,9 +30,6 @@ LEAST = 5
 # of either end of an interval of 95 %
 TAIL = 0.025
 METRICS = tuple(get(name) for name in ("ca", "asr", "arr", "der"))
-
-# data set, poisoning rate, attack
-Place = tuple[str, float, str]
 
 
 @dataclass(frozen=True)
@@ -212,7 +209,7 @@ def _bare(
     cells: Mapping[tuple[str, Place], Mapping[int, Mapping[str, float]]], place: Place
 ) -> Mapping[int, Mapping[str, float]]:
     """No Defense of a place."""
-    return next(own for (name, where), own in cells.items() if where == place and not _ranked(name))
+    return next(own for (name, held), own in cells.items() if held == place and not _ranked(name))
 
 
 def _mean(numbers: Sequence[float]) -> float:
@@ -223,10 +220,10 @@ def _epochs(defense: str, records: Sequence[Record], there: Sequence[Record]) ->
     """Seconds of a defense by those of No Defense of the same cell, times its epochs; a repair has
     the victim's on top.
     """
-    bare = {_place(r): r for r in there if not _ranked(r["cell"]["defense"])}
+    bare = {where(r): r for r in there if not _ranked(r["cell"]["defense"])}
     found = []
     for record in records:
-        other = bare.get(_place(record))
+        other = bare.get(where(record))
         if other is None or other["surroundings"]["device"] != record["surroundings"]["device"]:
             continue
         whole = other["time"]["training"]
@@ -234,10 +231,6 @@ def _epochs(defense: str, records: Sequence[Record], there: Sequence[Record]) ->
         if whole:
             found.append(epochs * (record["time"]["training"] / whole + _repairs(defense)))
     return _mean(found)
-
-
-def _place(record: Record) -> tuple[object, ...]:
-    return *key(record)[:3], record["spec"]["seed"]
 
 
 def _repairs(defense: str) -> bool:

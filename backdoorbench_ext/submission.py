@@ -28,7 +28,6 @@ from .files import write_whole
 from .images import Images
 from .lab import Lab, data_digest
 from .options import Options
-from .progress import bars
 from .records import Record
 from .suite import Cell, Suite
 
@@ -104,13 +103,11 @@ def verify(file: Path, options: Options, rerun: int = 0, console: Console | None
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        manifest, problems = _unpacked(file, folder)
+        manifest, places, problems = _unpacked(file, folder)
         grid = _benchmark(manifest.benchmark)
         there: dict[str, tuple[Cell, Record]] = {}
         states: dict[str, str] = {}
-        for place in manifest.files:
-            if not (folder / place).exists():
-                continue
+        for place in places:
             try:
                 record = records.read(folder / place)
                 cell = _cell(grid, record)
@@ -129,9 +126,9 @@ def verify(file: Path, options: Options, rerun: int = 0, console: Console | None
     return Checked(manifest.benchmark, states, [one_line(text) for text in problems], notes)
 
 
-def _unpacked(file: Path, folder: Path) -> tuple[Manifest, list[str]]:
-    """Write what the manifest names into a folder, if all of it is safe; and what does not agree
-    with it.
+def _unpacked(file: Path, folder: Path) -> tuple[Manifest, list[str], list[str]]:
+    """Write what the manifest names into a folder, if all of it is safe: the places that were
+    written, and what does not agree with it.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -146,6 +143,8 @@ def _unpacked(file: Path, folder: Path) -> tuple[Manifest, list[str]]:
         raise InputError(f"{file}: no manifest that can be read ({reason(error)})") from error
     if manifest.format != FORMAT:
         raise InputError(f"{file}: submission format {manifest.format}, this reads {FORMAT}")
+    # alone of names that were checked: a manifest may name any file of this machine
+    places = []
     problems = [f"{place}: not in the manifest" for place in sorted(set(texts) - {*manifest.files})]
     for place, digest in manifest.files.items():
         if place not in texts:
@@ -155,7 +154,8 @@ def _unpacked(file: Path, folder: Path) -> tuple[Manifest, list[str]]:
         else:
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             (folder / place).write_bytes(texts[place])
-    return manifest, problems
+            places.append(place)
+    return manifest, places, problems
 
 
 def _check_safe(file: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
@@ -297,7 +297,7 @@ def _most(values: Sequence[Any]) -> Any:
 def _again(cell: Cell, record: Record, options: Options, console: Console | None) -> str:
     """Run a cell: in what it differs from its record, "" if it does not by more than is allowed."""
     console = console or Console(stderr=True)
-    with tempfile.TemporaryDirectory() as name, bars(console):
+    with tempfile.TemporaryDirectory() as name:
         own = Suite("again", cell.protocol, (cell.dataset,), (cell.attack,), (cell.defense,))
         own = replace(own, rates=(cell.rate,), seeds=(cell.seed,))
         plan = runner.plan(own, [cell], replace(options, out=Path(name)))

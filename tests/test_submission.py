@@ -222,6 +222,19 @@ def test_files_and_manifest(made, tmp_path, capsys):
         assert says in capsys.readouterr().out
 
 
+def test_a_manifest_that_names_other_files(made, tmp_path, capsys):
+    """Of this machine: they are not read."""
+    plugin, _, texts = made
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    manifest = json.loads(texts[submission.MANIFEST])
+    manifest["files"][str(other)] = hashlib.sha256(b"{}").hexdigest()
+    found = texts | {submission.MANIFEST: json.dumps(manifest).encode()}
+    assert here("verify", written(tmp_path, found), "--plugin", plugin) == 1
+    wrong = [x for x in capsys.readouterr().out.splitlines() if x.startswith("wrong: ")]
+    assert len(wrong) == 1 and "in the manifest, not in the file" in wrong[0]
+
+
 def link(archive, texts):
     info = zipfile.ZipInfo("link.json")
     info.external_attr = 0o120777 << 16
