@@ -399,7 +399,7 @@ def _write(grid: Suite, folder: Path, axes: Sequence[str]) -> None:
     # or the tables of a run that ends now might be overwritten by those of one that began to read
     with locked(folder / ".state" / "tables"):
         grid = grid.joined(folder, axes)
-        there = _records(grid, folder)
+        there = records.of_grid(grid, folder)
         if not there:
             return
         files = tables.write(there, grid, folder)
@@ -462,11 +462,6 @@ def _grid(name: str, to: Path, scale: float | None = None) -> tuple[Suite, Path]
     return grid.joined(folder), folder
 
 
-def _records(grid: Suite, folder: Path) -> list[records.Record]:
-    paths = (folder / cell.path for cell in grid.cells())
-    return [records.read(path) for path in paths if path.exists()]
-
-
 def _chosen(text: str) -> list[metrics.Metric]:
     return [metrics.get(key.strip()) for key in text.split(",")]
 
@@ -482,7 +477,8 @@ def merge(
     from . import merge as merging
 
     grid, new = merging.merge(folders, to)
-    _say(f"{to}: {new} new records, {len(_records(grid, to))} of {len(grid.cells())} cells")
+    done = sum((to / cell.path).exists() for cell in grid.cells())
+    _say(f"{to}: {new} new records, {done} of {len(grid.cells())} cells")
     _write(grid, to, suite.AXES)
 
 
@@ -537,6 +533,13 @@ def table(
             "or all",
         ),
     ] = "fell",
+    decimals: Annotated[int, typer.Option(help="decimals of the numbers")] = 2,
+    caption: Annotated[
+        str, typer.Option(help="of LaTeX: short, with notes below the table, or full")
+    ] = "short",
+    highlight: Annotated[
+        str, typer.Option(metavar="DEFENSE", help="a defense to shade, yours perhaps")
+    ] = "",
     scale: Scale = None,
     to: Out = Path("runs"),
     plugin: Plugins = NO_FILES,
@@ -544,15 +547,30 @@ def table(
     """Print a suite's table, from the records that there are."""
     from . import layout, tables
 
-    if marks not in layout.MARKS:
-        raise InputError(f"--mark must be fell or all, not {marks!r}")
-
+    style = layout.Style(_chosen(shown), marks, decimals, highlight, caption)
     if against not in ("", "reported"):
         raise InputError(f"--against must be reported, not {against!r}")
     grid, folder = _grid(name, to, scale)
-    there = _records(grid, folder)
-    text = tables.render(there, grid, form, bool(against), _chosen(shown), marks)
+    there = records.of_grid(grid, folder)
+    text = tables.render(there, grid, form, bool(against), style)
     print(text, end="")
+
+
+def _current(grid: Suite, folder: Path) -> list[records.Record]:
+    """The records that methods may be judged by.
+
+    Raises:
+        InputError: there are none.
+    """
+    from . import gather
+
+    there = records.of_grid(grid, folder)
+    old = [name for kind in ("attack", "defense") for name in records.outdated(there, kind)]
+    if old:
+        _say(f"left out, made by earlier versions: {', '.join(old)}")
+    kept = records.current(there)
+    gather.check(kept, grid)
+    return kept
 
 
 @app.command("rank")
@@ -564,11 +582,10 @@ def rank_(
     plugin: Plugins = NO_FILES,
 ) -> None:
     """Who leads over all attacks, and how sure that is."""
-    from . import gather, ranking
+    from . import ranking
 
     grid, folder = _grid(name, to, scale)
-    there = _records(grid, folder)
-    gather.check(there, grid)
+    there = _current(grid, folder)
     print(ranking.render(ranking.rank(there, grid), grid, form), end="")
 
 
@@ -635,13 +652,12 @@ def compare_(
     plugin: Plugins = NO_FILES,
 ) -> None:
     """Is A better than B, and how sure is that: paired by image and by seed, attack by attack."""
-    from . import compare, gather
+    from . import compare
 
     if bool(baseline) == bool(first) or bool(first) != bool(second):
         raise InputError("give two defenses, or --baseline and one")
     grid, folder = _grid(name, to, scale)
-    there = _records(grid, folder)
-    gather.check(there, grid)
+    there = _current(grid, folder)
     pairs = [(first, second)] if first else compare.against(there, grid, baseline)
     found = [compare.compare(there, grid, a, b) for a, b in pairs]
     print(compare.render(found, grid, form), end="")
@@ -655,7 +671,7 @@ def report_(
     from . import report
 
     grid, folder = _grid(name, to, scale)
-    print(report.write(_records(grid, folder), grid, folder))
+    print(report.write(records.of_grid(grid, folder), grid, folder))
 
 
 @app.command()
@@ -693,7 +709,7 @@ def plot(
     from . import pictures, plots
 
     if kind in plots.DRAWINGS:
-        drawn = plots.DRAWINGS[kind](_records(grid, folder), grid, _chosen(shown))
+        drawn = plots.DRAWINGS[kind](records.of_grid(grid, folder), grid, _chosen(shown))
     elif kind == "tsne":
         drawn = pictures.tsne(pictures.panels(grid, folder, only))
     else:

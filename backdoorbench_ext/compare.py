@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from . import records, tables
+from . import latex, records, tables
 from .errors import InputError, nearest
 from .frame import Place, key
 from .metrics import COUNTED, get
-from .naming import plain, title
+from .naming import explained, heads, labels, title
 from .records import Record
 from .suite import Suite
 
@@ -373,9 +373,8 @@ def _data(record: Record) -> str | None:
 
 def verdict(one: Comparison) -> list[str]:
     """What the comparison says, a sentence a line."""
-    a, b = (plain("defenses", name.partition("[")[0]) for name in (one.first, one.second))
-    if a == b:
-        a, b = (title(name) for name in (one.first, one.second))
+    named = heads([one.first, one.second])
+    a, b = named[one.first], named[one.second]
     called = _called(one)
     lines = [_asr(a, b, one)]
     if "ca" in one.whole:
@@ -407,11 +406,12 @@ def _called(one: Comparison) -> dict[Place, str]:
     """How attacks are called, with what tells them apart."""
     datasets = {dataset for dataset, *_ in one.places}
     rates = {rate for _, rate, _ in one.places}
+    short = labels([attack for _, _, attack in one.places])
     called = {}
     for dataset, rate, attack in one.places:
         more = [dataset] if len(datasets) > 1 else []
         more += [f"{100 * rate:g} %"] if len(rates) > 1 else []
-        called[dataset, rate, attack] = ", ".join([title(attack, "attacks"), *more])
+        called[dataset, rate, attack] = ", ".join([short[attack], *more])
     return called
 
 
@@ -483,9 +483,11 @@ def _cell(one: Difference) -> str:
 
 def note(one: Comparison, suite: Suite) -> str:
     """What a reader must know of the table."""
+    named = heads([one.first, one.second])
+    options = "".join(f" {words}." for words in explained(named))
     return (
-        f"{suite.name}: {title(one.first)} less {title(one.second)} in points, with 95 % "
-        f"intervals. An asterisk: p below {LEVEL}, by Holm over the attacks."
+        f"{suite.name}: {named[one.first]} less {named[one.second]} in points, with 95 % "
+        f"intervals. An asterisk: p below {LEVEL}, by Holm over the attacks.{options}"
     )
 
 
@@ -516,10 +518,9 @@ def _markdown(one: Comparison, suite: Suite) -> str:
 
 def _latex(one: Comparison, suite: Suite) -> str:
     head, lines = rows(one)
-    body = [" & ".join(map(tables.escape, line)) + r" \\" for line in [head, *lines]]
-    columns = ["l" + "r" * (len(head) - 1)]
+    left = [column == HEAD[0] for column in head]
     label = f"{suite.name}-{one.first}-{one.second}"
-    return tables.dressed(note(one, suite), label, columns, [body[0], r"\midrule", *body[1:]])
+    return latex.listing(head, lines, left, label, note(one, suite))
 
 
 def _numbers(one: Comparison) -> dict[str, Any]:

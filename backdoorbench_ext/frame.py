@@ -27,10 +27,14 @@ class Number:
     count: int = 0
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, decimals: int = 2) -> str:
+        """As it is printed."""
         if math.isnan(self.mean):
             return "--"
-        spread = f" ± {self.std:.2f}" if self.count > 1 else ""
-        return f"{self.mean:.2f}{spread}"
+        spread = f" ± {self.std:.{decimals}f}" if self.count > 1 else ""
+        return f"{self.mean:.{decimals}f}{spread}"
 
 
 def of(values: Sequence[float]) -> Number:

@@ -153,7 +153,7 @@ def heatmap(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) 
     check(records, suite)
     means = summary(records, metrics)
     attacks, defenses = present(records, suite)
-    short = labels(attacks, defenses)
+    short = labels(attacks)
     places = {(dataset, attack, share) for dataset, share, attack, _ in means}
     ordered = sorted(
         places, key=lambda p: (suite.datasets.index(p[0]), suite.attacks.index(p[1]), p[2])
@@ -234,7 +234,7 @@ def losses(records: Sequence[Record], suite: Suite, audited: bool = False) -> li
         words = " of clean and of poisoned images" if audited else ""
         raise InputError(f"the records of {suite.name} hold no losses{words}")
     names = heads(defenses)
-    short = labels(attacks, defenses)
+    short = labels(attacks)
     sets = len({r["cell"]["dataset"] for r in shown}) > 1
     rates = len({r["spec"]["rate"] for r in shown}) > 1
     trainings = []

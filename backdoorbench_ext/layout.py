@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
+from .errors import InputError, nearest
 from .frame import NAN, Key, Number, summary
-from .metrics import Metric, get
-from .naming import heads, labels, letters, rate
-from .records import Record, precision
+from .metrics import COUNTED, Metric, get
+from .naming import explained, heads, labels, rate
+from .records import Record, outdated, precision
 from .registry import parse
 from .suite import Suite
 from .toolbox.checkout import chosen_on_tests
@@ -22,8 +23,42 @@ MARKS = {
     "fell": "best defense bold, second underlined, where ASR is below half of No Defense's",
     "all": "best defense bold, second underlined",
 }
+CAPTIONS = ("short", "full")
+# of a number in percent
+MOST_DECIMALS = 4
 # text and mark of each metric
 Cell = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a table is to look.
+
+    Args:
+        marks: of ``MARKS``: which defenses may be marked. One that lets the attack through keeps
+            its accuracy, which would be the best of all.
+        highlight: a defense whose numbers are shaded, by its name with or without options.
+        caption: in LaTeX, "short" with notes below the table, or "full".
+    """
+
+    metrics: Sequence[Metric] = tuple(get(name) for name in COUNTED)
+    marks: str = "fell"
+    decimals: int = 2
+    highlight: str = ""
+    caption: str = "short"
+
+    def __post_init__(self) -> None:
+        """Raises: InputError: a choice that there is not."""
+        if self.marks not in MARKS:
+            raise InputError(f"marks must be {' or '.join(MARKS)}, not {self.marks!r}")
+        if self.caption not in CAPTIONS:
+            raise InputError(f"caption must be {' or '.join(CAPTIONS)}, not {self.caption!r}")
+        if not 0 <= self.decimals <= MOST_DECIMALS:
+            raise InputError(f"decimals must be 0 to {MOST_DECIMALS}, not {self.decimals}")
+
+    def shades(self, defense: str) -> bool:
+        """Whether a defense is to be shaded."""
+        return bool(self.highlight) and self.highlight in (defense, defense.partition("[")[0])
 
 
 @dataclass(frozen=True)
@@ -36,19 +71,32 @@ class Line:
     given: str = ""
     cells: tuple[Cell, ...] = ()
     rule: bool = False
+    shaded: bool = False
 
 
 @dataclass(frozen=True)
 class Layout:
     """A table: what its groups of columns are called, what its rows are, the clean images given to
-    each group where a group is a defense, and the metrics of each cell.
+    each group where a group is a defense, which groups are shaded, and the metrics of each cell.
     """
 
     groups: list[str]
     rows: str
     lines: list[Line]
     given: list[str]
+    shaded: list[bool]
     metrics: Sequence[Metric]
+
+    def part(self, start: int, end: int) -> Layout:
+        """Some of the groups of columns."""
+        lines = [replace(line, cells=line.cells[start:end]) for line in self.lines]
+        return replace(
+            self,
+            groups=self.groups[start:end],
+            lines=lines,
+            given=self.given[start:end],
+            shaded=self.shaded[start:end],
+        )
 
 
 @dataclass(frozen=True)
@@ -70,12 +118,12 @@ class Block:
         return any(attack == "Average" for attack, _ in self.cells)
 
 
-def mark(values: Sequence[float], higher: bool) -> list[str]:
-    """ "best", "second" or "" for each value, compared as printed (two decimals).
+def mark(values: Sequence[float], higher: bool, decimals: int = 2) -> list[str]:
+    """ "best", "second" or "" for each value, compared as printed.
 
     Equal values share a mark, nan has none.
     """
-    printed = [round(v, 2) for v in values]
+    printed = [round(v, decimals) for v in values]
     ranks = sorted({v for v in printed if not math.isnan(v)}, reverse=higher)
     names = dict(zip(ranks, ("best", "second"), strict=False))
     return [names.get(v, "") for v in printed]
@@ -88,22 +136,21 @@ def present(records: Sequence[Record], suite: Suite) -> tuple[list[str], list[st
     return [a for a in suite.attacks if a in attacks], [d for d in suite.defenses if d in defenses]
 
 
-def layout(
-    records: Sequence[Record], suite: Suite, metrics: Sequence[Metric], marks: str = "fell"
-) -> Layout:
+def layout(records: Sequence[Record], suite: Suite, style: Style) -> Layout:
     """Attacks down and defenses across, or the other way round where there are more than ``WIDE``
     defenses.
 
-    Args:
-        marks: of ``MARKS``. A defense that lets the attack through keeps its accuracy, which would
-            be the best of all.
+    Raises:
+        InputError: the defense to highlight has no record.
     """
     attacks, defenses = present(records, suite)
-    numbers = summary(records, [*metrics, get("asr")])
-    blocks = _blocks(numbers, suite, attacks, defenses, metrics, marks)
+    if style.highlight and not any(map(style.shades, defenses)):
+        raise nearest(style.highlight, defenses, "defenses of this table")
+    numbers = summary(records, [*style.metrics, get("asr")])
+    blocks = _blocks(numbers, suite, attacks, defenses, style)
     if len(defenses) <= WIDE:
-        return _attacks_down(blocks, records, suite, metrics)
-    return _defenses_down(blocks, records, suite, metrics)
+        return _attacks_down(blocks, records, suite, style)
+    return _defenses_down(blocks, records, suite, style)
 
 
 def _blocks(
@@ -111,8 +158,7 @@ def _blocks(
     suite: Suite,
     attacks: Sequence[str],
     defenses: Sequence[str],
-    metrics: Sequence[Metric],
-    marks: str,
+    style: Style,
 ) -> list[Block]:
     """Attacks with a rate of their own stand in the block of the suite's first rate."""
     there = {cell[:3] for cell in numbers}
@@ -126,7 +172,7 @@ def _blocks(
                 if (first or attack not in suite.own_rates) and (dataset, own, attack) in there:
                     rows.append((attack, own))
             if rows:
-                cells = _cells(numbers, dataset, rows, defenses, metrics, marks)
+                cells = _cells(numbers, dataset, rows, defenses, style)
                 blocks.append(Block(dataset, share, rows, cells))
     return blocks
 
@@ -136,23 +182,24 @@ def _cells(
     dataset: str,
     attacks: Sequence[tuple[str, float]],
     defenses: Sequence[str],
-    metrics: Sequence[Metric],
-    marks: str,
+    style: Style,
 ) -> dict[tuple[str, str], Cell]:
     """Numbers as text with their marks; No Defense is not ranked."""
     rows: dict[str, dict[str, Mapping[str, Number]]] = {}
     for attack, own in attacks:
         cells = {d: numbers.get((dataset, own, attack, d)) for d in defenses}
         rows[attack] = {d: cell for d, cell in cells.items() if cell is not None}
-    average = _average([row for attack, row in rows.items() if attack != "none"], metrics)
+    average = _average([row for attack, row in rows.items() if attack != "none"], style.metrics)
     if average:
         rows["Average"] = average
     marked = {}
     for attack, row in rows.items():
-        ranked = _fell(row) if marks == "fell" and attack != "none" else _defenses(row)
-        given = {metric.key: _marks(row, ranked, metric) for metric in metrics}
+        ranked = _fell(row) if style.marks == "fell" and attack != "none" else _defenses(row)
+        given = {metric.key: _marks(row, ranked, metric, style) for metric in style.metrics}
         for d, cell in row.items():
-            marked[attack, d] = tuple((str(cell[m.key]), given[m.key].get(d, "")) for m in metrics)
+            marked[attack, d] = tuple(
+                (cell[m.key].text(style.decimals), given[m.key].get(d, "")) for m in style.metrics
+            )
     return marked
 
 
@@ -175,18 +222,16 @@ def _defenses(row: Mapping[str, object]) -> list[str]:
 
 
 def _fell(row: Mapping[str, Mapping[str, Number]]) -> list[str]:
-    """The defenses whose ASR is below half of No Defense's; all, where that is not known."""
+    """The defenses whose ASR is below half of No Defense's; none, where that is not known."""
     bare = next((cell["asr"].mean for d, cell in row.items() if d.partition("[")[0] == "none"), NAN)
-    if math.isnan(bare):
-        return _defenses(row)
     return [d for d in _defenses(row) if row[d]["asr"].mean < bare / 2]
 
 
 def _marks(
-    row: Mapping[str, Mapping[str, Number]], ranked: Sequence[str], metric: Metric
+    row: Mapping[str, Mapping[str, Number]], ranked: Sequence[str], metric: Metric, style: Style
 ) -> dict[str, str]:
     means = [row[d][metric.key].mean for d in ranked]
-    return dict(zip(ranked, mark(means, metric.higher), strict=True))
+    return dict(zip(ranked, mark(means, metric.higher, style.decimals), strict=True))
 
 
 def _own(share: float, usual: float) -> str:
@@ -201,11 +246,11 @@ def _heading(block: Block, blocks: Sequence[Block]) -> list[Line]:
 
 
 def _attacks_down(
-    blocks: Sequence[Block], records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]
+    blocks: Sequence[Block], records: Sequence[Record], suite: Suite, style: Style
 ) -> Layout:
     attacks, defenses = present(records, suite)
-    called = labels(attacks, defenses)
-    empty = _empty(metrics)
+    called = labels(attacks)
+    empty = _empty(style.metrics)
     lines = []
     for block in blocks:
         lines += _heading(block, blocks)
@@ -217,14 +262,15 @@ def _attacks_down(
             lines.append(Line("Average", "", cells, rule=True))
     given = _given(records)
     counts = [_each(suite, {s: n for (s, own), n in given.items() if own == d}) for d in defenses]
-    return Layout(list(heads(defenses).values()), "Attack", lines, counts, metrics)
+    shaded = list(map(style.shades, defenses))
+    return Layout(list(heads(defenses).values()), "Attack", lines, counts, shaded, style.metrics)
 
 
 def _defenses_down(
-    blocks: Sequence[Block], records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]
+    blocks: Sequence[Block], records: Sequence[Record], suite: Suite, style: Style
 ) -> Layout:
     attacks, defenses = present(records, suite)
-    called = labels(attacks, defenses)
+    called = labels(attacks)
     own: dict[str, str] = {}
     for block in blocks:
         for attack, share in block.attacks:
@@ -235,14 +281,15 @@ def _defenses_down(
         columns.append("Average")
         groups.append("Average")
     given = _given(records)
-    empty = _empty(metrics)
+    empty = _empty(style.metrics)
     lines = []
     for block in blocks:
         lines += _heading(block, blocks)
         for d, name in heads(defenses).items():
             cells = tuple(block.cells.get((attack, d), empty) for attack in columns)
-            lines.append(Line(name, given.get((block.dataset, d), "--"), cells))
-    return Layout(groups, "Defense", lines, [], metrics)
+            images = given.get((block.dataset, d), "--")
+            lines.append(Line(name, images, cells, shaded=style.shades(d)))
+    return Layout(groups, "Defense", lines, [], [False] * len(groups), style.metrics)
 
 
 def _empty(metrics: Sequence[Metric]) -> Cell:
@@ -274,37 +321,51 @@ def mixed(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(changed))
 
 
-def caption(
-    records: Sequence[Record], suite: Suite, metrics: Sequence[Metric], marks: str = "fell"
-) -> str:
-    """What a reader must know of the numbers: protocol, counts, seeds, options, where they come
-    from, and unless it is empty what the ``marks`` mean.
-    """
-    datasets = [d for d in suite.datasets if any(r["cell"]["dataset"] == d for r in records)]
-    attacks, defenses = present(records, suite)
-    called = labels(attacks, defenses)
-    options = letters(heads(defenses), called)
-    unlike = [called[attack] for attack in mixed(records)]
-    parts = [
+def caption(records: Sequence[Record], suite: Suite, style: Style, marked: bool = True) -> str:
+    """What a reader must know of the numbers: ``headline`` and ``notes``."""
+    return f"{headline(records, suite)} {notes(records, suite, style, marked)}"
+
+
+def headline(records: Sequence[Record], suite: Suite) -> str:
+    """What a table is of, in a sentence."""
+    datasets = _datasets(records, suite)
+    return (
         f"{suite.name}: {', '.join(datasets)}; percent; poisoning rate {_rates(suite)}; "
-        f"{_seeds(records)}",
-        _counts(records, suite, metrics),
-    ]
-    if marks:
-        parts.append(MARKS[marks])
+        f"{_seeds(records)}."
+    )
+
+
+def notes(records: Sequence[Record], suite: Suite, style: Style, marked: bool = True) -> str:
+    """Counts, options, protocol, where the numbers come from, and what the marks mean if there are
+    any.
+    """
+    attacks, defenses = present(records, suite)
+    called = labels(attacks)
+    named = heads(defenses)
+    options = explained(named, called)
+    unlike = [called[attack] for attack in mixed(records)]
+    parts = [_counts(records, suite, style.metrics)]
+    if marked:
+        parts.append(MARKS[style.marks])
     if unlike:
         parts.append(f"defenses did not have the same poisoned images of: {', '.join(unlike)}")
-    chosen = [
-        title for defense, title in heads(defenses).items() if chosen_on_tests(parse(defense)[0])
-    ]
+    older = [called[attack] for attack in outdated(records, "attack")]
+    older += [named[defense] for defense in outdated(records, "defense")]
+    if older:
+        parts.append(f"made by earlier versions of: {', '.join(older)}")
+    chosen = [title for text, title in named.items() if chosen_on_tests(parse(text)[0])]
     if chosen:
         parts.append(f"chosen on the test set by its own script: {', '.join(chosen)}")
     if options:
         parts.append("options: " + "; ".join(options))
-    parts.append("protocol " + _protocols(suite, datasets))
+    parts.append("protocol " + _protocols(suite, _datasets(records, suite)))
     parts.append(_origin(records))
-    first, *others = parts
-    return ". ".join([first, *(part[0].upper() + part[1:] for part in others)]) + "."
+    return " ".join(f"{part[0].upper()}{part[1:]}." for part in parts)
+
+
+def _datasets(records: Sequence[Record], suite: Suite) -> list[str]:
+    there = {r["cell"]["dataset"] for r in records}
+    return [d for d in suite.datasets if d in there]
 
 
 def _rates(suite: Suite) -> str:

@@ -1,13 +1,20 @@
-"""What methods are called in tables and pictures: their titles, and letters for their options."""
+"""What methods are called in tables and pictures: by their titles, and where a method stands there
+several times by the options in which it differs.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
-from string import ascii_letters
+from itertools import combinations
 
 from . import registry
 from .errors import InputError
+
+# a method's options as text: how they are written, by their names
+Options = dict[str, str]
 
 
 @cache
@@ -27,36 +34,72 @@ def plain(kind: str, name: str) -> str:
 
 
 def title(text: str, kind: str = "defenses") -> str:
-    """A method with its options: ``mcci[inference=avg]`` -> ``MCCI [inference=avg]``."""
+    """A method with all its options: ``mcci[inference=avg]`` -> ``MCCI [inference=avg]``."""
     name, bracket, options = text.partition("[")
     return plain(kind, name) + (f" {bracket}{options}" if bracket else "")
 
 
-def _lettered(names: Mapping[str, str], used: int = 0) -> dict[str, str]:
-    """Names and what to call them: those with options get a letter, ``used`` being taken."""
-    letters = iter(ascii_letters[used:])
-    return {
-        text: name + (f" ({next(letters)})" if "[" in text else "") for text, name in names.items()
-    }
-
-
 def heads(defenses: Sequence[str]) -> dict[str, str]:
-    """Short titles of defenses: those with options get a letter, which the caption explains."""
-    return _lettered({d: plain("defenses", d.partition("[")[0]) for d in defenses})
+    """Titles of defenses that stand together: ``MCCI, 10 images`` beside ``MCCI, 1 image``."""
+    return _named(defenses, "defenses")
 
 
-def labels(attacks: Sequence[str], defenses: Sequence[str]) -> dict[str, str]:
-    """The same for attacks; their letters come after those of the defenses."""
-    named = {a: plain("attacks", a.partition("[")[0]) for a in attacks}
-    return _lettered(named, sum("[" in d for d in defenses))
+def labels(attacks: Sequence[str]) -> dict[str, str]:
+    """The same for attacks."""
+    return _named(attacks, "attacks")
 
 
-def letters(*names: Mapping[str, str]) -> list[str]:
-    """What the letters of ``heads`` and ``labels`` mean: ``(a) inference=avg``."""
-    lettered = [(text, name) for some in names for text, name in some.items() if "[" in text]
+def _named(texts: Sequence[str], kind: str) -> dict[str, str]:
+    families: dict[str, dict[str, Options]] = {}
+    for text in texts:
+        families.setdefault(text.partition("[")[0], {})[text] = _options(text)
+    found: dict[str, str] = {}
+    for name, variants in families.items():
+        for text, own in variants.items():
+            others = [options for other, options in variants.items() if other != text]
+            told = map(_words, *_telling(own, others)) if others else ()
+            found[text] = ", ".join([plain(kind, name), *told])
+    count = Counter(found.values())
+    return {text: found[text] if count[found[text]] == 1 else title(text, kind) for text in texts}
+
+
+def _options(text: str) -> Options:
+    pairs = (part.partition("=") for part in registry.split(text.partition("[")[2][:-1]))
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _telling(own: Options, others: Sequence[Options]) -> tuple[list[str], list[str]]:
+    """Names and values of as few options as none of the others has, the first of those; where all
+    are another's too, those that not all have.
+    """
+    held = [set(options.items()) for options in others]
+    for size in range(1, len(own) + 1):
+        for some in combinations(own.items(), size):
+            if not any(options.issuperset(some) for options in held):
+                return [key for key, _ in some], [value for _, value in some]
+    some = tuple(pair for pair in own.items() if not all(pair in options for options in held))
+    return [key for key, _ in some], [value for _, value in some]
+
+
+def _words(name: str, value: str) -> str:
+    """An option as one says it: ``10 images``, ``average``, ``T1 = 350``."""
+    words = name.replace("_", " ")
+    if re.fullmatch(r"[a-z]\d+", name):
+        words = name.upper()
+    if value.isdecimal() and re.search(r"[^s]s$", words):
+        return f"{value} {words[:-1] if value == '1' else words}"
+    if not re.match(r"[-+.]?\d|True$|False$|None$|\(", value):
+        return value
+    return f"{words} = {value}"
+
+
+def explained(*names: Mapping[str, str]) -> list[str]:
+    """All options behind the names of ``heads`` and ``labels``: ``ABL: epochs=6, gamma=0.5``."""
     return [
-        f"{name.rpartition(' ')[2]} {', '.join(registry.split(text.partition('[')[2][:-1]))}"
-        for text, name in lettered
+        f"{name}: {', '.join(registry.split(text.partition('[')[2][:-1]))}"
+        for some in names
+        for text, name in some.items()
+        if "[" in text
     ]
 
 

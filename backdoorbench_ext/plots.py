@@ -25,7 +25,7 @@ from .files import write_whole
 from .frame import Key, frame, summary
 from .layout import present
 from .metrics import Metric
-from .naming import heads, labels, letters, rate
+from .naming import explained, heads, labels, rate
 from .records import Record
 from .suite import Suite
 from .tables import USUAL
@@ -103,7 +103,7 @@ def _explain(figure: Figure, *names: Mapping[str, str]) -> None:
     """Under a figure, which grows by as much, what the letters in these names mean: it may stand
     without its table.
     """
-    lines = textwrap.wrap("; ".join(letters(*names)), int(20 * figure.get_figwidth()))
+    lines = textwrap.wrap("; ".join(explained(*names)), int(20 * figure.get_figwidth()))
     if lines:
         figure.set_figheight(figure.get_figheight() + 0.1 * len(lines))
         figure.supxlabel("\n".join(lines), fontsize=6)
@@ -117,7 +117,7 @@ def _names(records: Sequence[Record], suite: Suite) -> tuple[dict[str, str], dic
     """
     gather.check(records, suite)
     attacks, defenses = present(records, suite)
-    return labels(attacks, defenses), heads(defenses)
+    return labels(attacks), heads(defenses)
 
 
 def _sets(records: Sequence[Record], suite: Suite) -> list[str]:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import registry, tables
+from . import latex, registry, tables
 from .errors import InputError
 from .frame import NAN, Place, key, values, where
 from .layout import present
 from .metrics import get
-from .naming import heads, letters, title
+from .naming import explained, heads, title
 from .records import Record
 from .suite import Suite
 
@@ -100,7 +100,7 @@ def rank(there: Sequence[Record], suite: Suite) -> Ranking:
     spans = dict(zip(whole, _spans(ders), strict=True))
     rows = [_standing(d, spans.get(d), cells, there, places) for d in names]
     rows.sort(key=lambda row: (row.rank is None, -row.der))
-    # letters as in the suite's table
+    # as in the suite's table
     named = heads(present(there, suite)[1])
     return Ranking(rows, named, places, min(map(len, seeds)))
 
@@ -285,7 +285,7 @@ def _rank(row: Standing, ranking: Ranking) -> str:
 def note(ranking: Ranking, suite: Suite) -> str:
     """What a reader must know of the ranking."""
     shown = {row.defense for row in ranking.rows if row.attacks}
-    options = letters({d: short for d, short in ranking.named.items() if d in shown})
+    options = explained({d: short for d, short in ranking.named.items() if d in shown})
     count = len(ranking.places)
     attacks = ", ".join(dict.fromkeys(title(p[2], "attacks") for p in ranking.places))
     sure = (
@@ -315,16 +315,9 @@ def render(ranking: Ranking, suite: Suite, form: str) -> str:
         InputError: another format.
     """
     told = note(ranking, suite)
+    left = [name in WORDS for name in HEAD]
     if form == "markdown":
-        left = [name in WORDS for name in HEAD]
         return f"{tables.markdown_table(HEAD, lines(ranking), left)}\n\n{told}\n"
     if form != "latex":
         raise InputError(f"format must be markdown or latex, not {form!r}")
-    arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-    head = " & ".join(HEAD)
-    for arrow, code in arrows.items():
-        head = head.replace(arrow, code)
-    body = [" & ".join(map(tables.escape, line)) + r" \\" for line in lines(ranking)]
-    columns = "".join("l" if name in WORDS else "r" for name in HEAD)
-    dressed = [head + r" \\", r"\midrule", *body]
-    return tables.dressed(told, f"{suite.name}-ranking", [columns], dressed)
+    return latex.listing(HEAD, lines(ranking), left, f"{suite.name}-ranking", told, names=2)

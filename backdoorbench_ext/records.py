@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ import msgspec
 import numpy as np
 from typing_extensions import NotRequired, TypedDict
 
+from . import registry
 from .errors import InputError, one_line, reason
 from .files import write_text
 from .metrics import unpack
 from .reading import Count, Number, Text, content, parsed
-from .suite import digest
+from .suite import Cell, Suite, digest
 
 # 1 had counts alone; 2 holds the hits image by image beside them
 FORMAT = 2
@@ -155,6 +158,51 @@ def hits(record: Record, metric: str) -> np.ndarray | None:
 def read_all(folder: Path) -> list[Record]:
     """Every record below a folder, in the order of the paths."""
     return [read(path) for path in sorted(folder.rglob("rate*-seed*.json"))]
+
+
+def of_grid(grid: Suite, folder: Path) -> list[Record]:
+    """The records of a grid's cells. Records alone are enough: where a method has become another
+    version, or its plugin is not at hand, a cell has the latest that was made of it.
+    """
+    try:
+        cells = grid.cells()
+    except InputError:
+        cells = grid.unresolved()
+    kept = (_of_cell(cell, folder) for cell in cells)
+    return [record for record in kept if record is not None]
+
+
+def _of_cell(cell: Cell, folder: Path) -> Record | None:
+    path = None
+    with suppress(InputError):
+        path = folder / cell.path
+    if path and path.exists():
+        return read(path)
+    rules = json.loads(json.dumps(cell.rules.spec()))
+    made = map(read, sorted((folder / cell.place).glob(f"{cell.stem}-*.json")))
+    same = [r for r in made if r["cell"] == cell.names and r["spec"]["protocol"] == rules]
+    return max(same, key=_versions, default=None)
+
+
+def outdated(there: Sequence[Record], kind: str) -> list[str]:
+    """The attacks ("attack") or defenses ("defense") whose version is a later one now."""
+    found = []
+    for record in there:
+        text = record["cell"][kind]
+        with suppress(InputError):
+            now = registry.get_class(f"{kind}s", registry.parse(text)[0]).version
+            if record["spec"][kind].get("version", 1) < now:
+                found.append(text)
+    return list(dict.fromkeys(found))
+
+
+def current(there: Sequence[Record]) -> list[Record]:
+    """The records whose methods have not changed since: others are not to be judged by them."""
+    return [r for r in there if not any(outdated([r], kind) for kind in ("attack", "defense"))]
+
+
+def _versions(record: Record) -> tuple[int, ...]:
+    return tuple(record["spec"][kind].get("version", 1) for kind in ("attack", "defense"))
 
 
 def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:

@@ -18,11 +18,11 @@ from . import __version__, gather, pictures, plots, ranking, tables
 from .errors import InputError
 from .files import write_text
 from .frame import Key, key, summary
-from .layout import caption, layout
+from .layout import Style, caption, layout
 from .metrics import COUNTED
 from .naming import title
 from .reading import whole_png
-from .records import Record, precision
+from .records import Record, current, precision
 from .suite import Suite
 from .tables import USUAL
 
@@ -205,7 +205,7 @@ def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
     ]
     shown = rows(records, suite)
     try:
-        ranked = ranking.rank(records, suite)
+        ranked = ranking.rank(current(records), suite)
     except InputError:
         # no defense has an attack that No Defense has, too
         ranked = None
@@ -232,8 +232,8 @@ def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
         standings=ranked and ranking.lines(ranked),
         heads=ranking.HEAD,
         note=ranked and ranking.note(ranked, suite),
-        layout=layout(records, suite, USUAL),
-        caption=caption(records, suite, USUAL),
+        layout=layout(records, suite, Style()),
+        caption=caption(records, suite, Style()),
         metrics=USUAL,
         tolerance=tables.TOLERANCE,
         pictures=drawn,

@@ -193,9 +193,17 @@ class Cell:
     @cached_property
     def path(self) -> Path:
         """Where the record lies, below the folder of the suite."""
-        where = map(file_name, (self.dataset, self.attack, self.defense))
-        name = f"rate{self.rate:g}-seed{self.seed}-{short_hash(self._text())}.json"
-        return Path(*where, name)
+        return self.place / f"{self.stem}-{short_hash(self._text())}.json"
+
+    @property
+    def place(self) -> Path:
+        """The folder of its record, by its names alone."""
+        return Path(*map(file_name, (self.dataset, self.attack, self.defense)))
+
+    @property
+    def stem(self) -> str:
+        """How the name of its record's file begins."""
+        return f"rate{self.rate:g}-seed{self.seed}"
 
     def _text(self, training: bool = False) -> str:
         """The JSON of the spec, put together from parts that many cells share."""
@@ -259,13 +267,8 @@ class Suite:
             from . import models
 
             models.check(self.protocol.model)
-        resolver = resolver or Resolver()
-        cells = []
-        for dataset, (attack, rate), defense, seed in self._grid():
-            cell = Cell(dataset, attack, defense, rate, seed, self.protocol)
-            vars(cell)["resolver"] = resolver
-            cells.append(cell)
         words = only.split()
+        cells = self.unresolved(resolver)
         kept = [cell for cell in cells if all(word in str(cell.path) for word in words)]
         if not kept:
             raise InputError(
@@ -274,6 +277,16 @@ class Suite:
             )
         order = {cell.key: i for i, cell in reversed(list(enumerate(kept)))}
         return sorted(kept, key=lambda cell: order[cell.key])
+
+    def unresolved(self, resolver: Resolver | None = None) -> list[Cell]:
+        """The cells in the grid's order, none of whose names need be known here."""
+        resolver = resolver or Resolver()
+        cells = []
+        for dataset, (attack, rate), defense, seed in self._grid():
+            cell = Cell(dataset, attack, defense, rate, seed, self.protocol)
+            vars(cell)["resolver"] = resolver
+            cells.append(cell)
+        return cells
 
     def _grid(self) -> Iterator[tuple[str, tuple[str, float], str, int]]:
         """Data set, attack with its rate, defense and seed of every cell."""

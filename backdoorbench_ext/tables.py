@@ -5,76 +5,29 @@ prints them, and ours beside the published numbers.
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from . import latex
 from .errors import InputError
 from .files import write_text
 from .frame import Key, frame, key, summary
-from .layout import Layout, Line, caption, layout, present
-from .metrics import COUNTED, Metric, get
+from .latex import escape
+from .layout import Layout, Line, Style, caption, headline, layout, notes, present
+from .metrics import COUNTED, get
 from .naming import heads, labels, rate
 from .records import Record
 from .suite import Suite
 
 FORMATS = {"latex": "tex", "markdown": "md", "csv": "csv"}
 USUAL = tuple(get(name) for name in COUNTED)
-# more columns than these want both columns of a two-column paper
-NARROW = 7
+USUAL_STYLE = Style()
 # rows of a comparison on a page
 LONG = 40
 # points; what one seed, another order of the data and another library may do
 TOLERANCE = 5.0
-
-
-def escape(text: str) -> str:
-    """Plain text -> LaTeX."""
-    special = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "→": r"$\rightarrow$",
-    }
-    special |= {c: "\\" + c for c in "&%$#_{}"}
-    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"}
-    plain = "".join(special.get(c) or _letter(c) for c in text)
-    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", plain)
-
-
-def _letter(letter: str) -> str:
-    """A letter that LaTeX has in every font, or its number in Unicode."""
-    base = unicodedata.normalize("NFD", letter)[0]
-    known = letter in "ßæøœåłÆØŒÅŁ" or (base.isascii() and letter <= "ſ")
-    return letter if known else rf"\texttt{{U+{ord(letter):04X}}}"
-
-
-def dressed(note: str, label: str, groups: Sequence[str], body: Sequence[str]) -> str:
-    """The environment around the rows of a table; ``groups`` of columns, "l" or "r" each, stand
-    apart.
-    """
-    kind = "table*" if sum(map(len, groups)) > NARROW else "table"
-    return "\n".join(
-        [
-            r"% needs \usepackage{booktabs,graphicx}",
-            rf"\begin{{{kind}}}[t]",
-            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-            rf"\caption[{escape(label)}]{{\footnotesize {escape(note)}}}",
-            rf"\label{{tab:{re.sub(r'[^A-Za-z0-9_.+=-]', '-', label)}}}",
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            r"\begin{tabular}{" + r"@{\hspace{9pt}}".join(groups) + "}",
-            r"\toprule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            rf"\end{{{kind}}}",
-            "",
-        ]
-    )
 
 
 def _titles(table: Layout) -> list[str]:
@@ -86,59 +39,115 @@ def _start(table: Layout, line: Line) -> list[str]:
     return [line.label] if table.given else [line.label, line.given]
 
 
-def latex(
-    records: Sequence[Record], suite: Suite, metrics: Sequence[Metric], marks: str = "fell"
-) -> str:
-    """A table for a paper of one or two columns; it needs the packages booktabs and graphicx, and
-    shrinks to the width of the text if it is wider.
-
-    All numbers have two decimals and stand to the right, so that their points are in line without
-    siunitx, whose columns know no underlining.
+def _extents(table: Layout) -> tuple[float, float]:
+    """The extents of the longest texts: of the columns before the groups together, and of the
+    widest group.
     """
-    table = layout(records, suite, metrics, marks)
-    width = len(metrics)
+    lines = [line for line in table.lines if line.cells]
+    start = [_titles(table), *(_start(table, line) for line in lines)]
+    before = sum(max(map(latex.extent, column)) for column in zip(*start, strict=True))
+    heads = [latex.extent(f"{metric.title} {metric.arrow}") for metric in table.metrics]
+    cells = [cell for line in lines for cell in line.cells]
+    numbers = sum(
+        max(head, *(latex.extent(cell[i][0]) for cell in cells)) for i, head in enumerate(heads)
+    )
+    return before, max(numbers, *map(latex.extent, table.groups))
+
+
+def _shape(table: Layout, groups: int) -> list[str]:
+    """So many groups of columns, in LaTeX."""
+    before = "l" + "r" * (len(_titles(table)) - 1)
+    return [before, *["r" * len(table.metrics)] * groups]
+
+
+def in_latex(records: Sequence[Record], suite: Suite, style: Style) -> str:
+    """A table for a paper of one or two columns; what is too wide for a page is split into panels
+    below each other.
+
+    All numbers stand to the right, so that their points are in line without siunitx, whose columns
+    know no underlining.
+    """
+    table = layout(records, suite, style)
+    before, each = _extents(table)
+    panels = latex.parts(
+        range(len(table.groups)), lambda n: latex.width(before + n * each, _shape(table, n))
+    )
+    body: list[str] = []
+    for panel in panels:
+        # a rule as thick as those at the ends
+        body += [r"\midrule[\heavyrulewidth]"] if body else []
+        body += _panel(table.part(panel[0], panel[-1] + 1))
+    across = len(panels[0])
+    short = style.caption == "short"
+    head = headline(records, suite)
+    below = notes(records, suite, style, marked=_marked(table))
+    return latex.table(
+        _shape(table, across),
+        before + across * each,
+        body,
+        suite.name,
+        head if short else f"{head} {below}",
+        notes=below if short else "",
+        shaded=bool(style.highlight),
+    )
+
+
+def _marked(table: Layout) -> bool:
+    return any(mark for line in table.lines for cell in line.cells for _, mark in cell)
+
+
+def _panel(table: Layout) -> list[str]:
+    """The rows of a panel, its head first."""
+    width = len(table.metrics)
     before = len(_titles(table))
-
-    def over(text: str, columns: int = width) -> str:
-        return rf"\multicolumn{{{columns}}}{{c}}{{{text}}}"
-
-    rows = [_latex_row(table, line, before + width * len(table.groups)) for line in table.lines]
-    if table.given:
-        rows.append(r"\midrule Clean images & " + " & ".join(map(over, table.given)) + r" \\")
+    names = [
+        latex.over(_shaded(escape(name), shaded), width)
+        for name, shaded in zip(table.groups, table.shaded, strict=True)
+    ]
     ends = [before + width * (i + 1) for i in range(len(table.groups))]
-    arrows = [rf"{m.title} $\{'up' if m.higher else 'down'}arrow$" for m in metrics]
-    top = [
-        " & ".join([""] * before + [over(escape(name)) for name in table.groups]) + r" \\",
+    arrows = [escape(f"{m.title} {m.arrow}") for m in table.metrics]
+    rows = [
+        latex.row([*[""] * before, *names]),
         " ".join(rf"\cmidrule(lr){{{end - width + 1}-{end}}}" for end in ends),
-        " & ".join([*_titles(table), *arrows * len(table.groups)]) + r" \\",
+        latex.row([*_titles(table), *arrows * len(table.groups)]),
         r"\midrule",
     ]
-    columns = ["l" + "r" * (before - 1), *["r" * width] * len(table.groups)]
-    return dressed(caption(records, suite, metrics, marks), suite.name, columns, [*top, *rows])
+    rows += [_latex_row(table, line, before + width * len(table.groups)) for line in table.lines]
+    if table.given:
+        counts = [latex.over(images, width) for images in table.given]
+        rows.append(r"\midrule " + latex.row(["Clean images", *counts]))
+    return rows
 
 
 def _latex_row(table: Layout, line: Line, columns: int) -> str:
     if not line.cells:
         return rf"\addlinespace \multicolumn{{{columns}}}{{l}}{{{escape(line.label)}}} \\"
     dress = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
-    cells = [dress[mark] % escape(text) for cell in line.cells for text, mark in cell]
+    cells = [
+        _shaded(dress[mark] % escape(text), shaded or line.shaded)
+        for cell, shaded in zip(line.cells, table.shaded, strict=True)
+        for text, mark in cell
+    ]
+    start = [_shaded(escape(text), line.shaded) for text in _start(table, line)]
     rule = r"\midrule " if line.rule else ""
-    return rule + " & ".join([*map(escape, _start(table, line)), *cells]) + r" \\"
+    return rule + latex.row([*start, *cells])
 
 
-def markdown(
-    records: Sequence[Record], suite: Suite, metrics: Sequence[Metric], marks: str = "fell"
-) -> str:
+def _shaded(cell: str, shaded: bool) -> str:
+    return rf"\cellcolor{{black!8}}{cell}" if shaded else cell
+
+
+def markdown(records: Sequence[Record], suite: Suite, style: Style) -> str:
     """The same table for a README or an issue."""
-    table = layout(records, suite, metrics, marks)
+    table = layout(records, suite, style)
     head = _titles(table)
-    head += [f"{_plain(name)} {m.title} {m.arrow}" for name in table.groups for m in metrics]
+    head += [f"{_plain(name)} {m.title} {m.arrow}" for name in table.groups for m in table.metrics]
     rows = [[*map(_plain, _start(table, line)), *_numbers(line)] for line in table.lines]
     if table.given:
-        gaps = [""] * (len(metrics) - 1)
+        gaps = [""] * (len(table.metrics) - 1)
         rows.append(["Clean images", *(text for n in table.given for text in (n, *gaps))])
     left = [True] + [False] * (len(head) - 1)
-    note = _plain(caption(records, suite, metrics, marks))
+    note = _plain(caption(records, suite, style, _marked(table)))
     return f"{markdown_table(head, rows, left)}\n\n{note}\n"
 
 
@@ -208,16 +217,21 @@ def comparison(records: Sequence[Record], suite: Suite, form: str) -> str:
         if suite.scale
         else f"Not reproduced: more than {TOLERANCE:g} points away"
     )
-    about = caption(records, suite, USUAL, marks="")
-    note = f"Each metric: ours, reported, difference. {judged}. {about}"
     columns = [c for c in _columns(rows) if c != "not reproduced" or not suite.scale]
     attacks, defenses = present(records, suite)
-    named = {"defense": heads(defenses), "attack": labels(attacks, defenses)}
+    named = {"defense": heads(defenses), "attack": labels(attacks)}
+    if form == "latex":
+        # differences can be seen, and cost the room of a page
+        columns = [c for c in columns if "difference" not in c and c != "not reproduced"]
+        lines = [_marked_far(columns, row, named) for row in rows]
+        bold = "" if suite.scale else f"Bold: more than {TOLERANCE:g} points away. "
+        told = notes(records, suite, USUAL_STYLE, marked=False)
+        return _pages(suite, columns, lines, headline(records, suite), f"{bold}{told}")
     lines = [[_text(c, row.get(c), named) for c in columns] for row in rows]
     titles = [_title(c) for c in columns]
-    if form == "markdown":
-        return markdown_table(titles, lines, [c in WORDS for c in columns]) + f"\n\n{note}\n"
-    return _pages(suite, columns, titles, lines, note)
+    about = caption(records, suite, USUAL_STYLE, marked=False)
+    note = f"Each metric: ours, reported, difference. {judged}. {about}"
+    return markdown_table(titles, lines, [c in WORDS for c in columns]) + f"\n\n{note}\n"
 
 
 # the columns of a comparison that hold words
@@ -253,11 +267,20 @@ def _text(column: str, value: object, named: dict[str, dict[str, str]]) -> str:
     return f"{value:+.2f}" if "difference" in column else f"{value:.2f}"
 
 
+def _marked_far(
+    columns: Sequence[str], row: dict[str, Any], named: dict[str, dict[str, str]]
+) -> list[str]:
+    """A row in LaTeX, in which numbers of ours are bold that are far from the published ones."""
+    far = row["not reproduced"].split()
+    texts = {c: escape(_text(c, row.get(c), named)) for c in columns}
+    return [rf"\textbf{{{text}}}" if _title(c) in far else text for c, text in texts.items()]
+
+
 def _pages(
     suite: Suite,
     columns: Sequence[str],
-    titles: Sequence[str],
     lines: Sequence[Sequence[str]],
+    head: str,
     note: str,
 ) -> str:
     """A comparison in LaTeX, in tables of at most ``LONG`` rows unless one attack has more."""
@@ -270,15 +293,28 @@ def _pages(
         if len(pages[-1]) + len(rows) > LONG and pages[-1]:
             pages.append([])
         gap = r"\addlinespace " if pages[-1] else ""
-        texts = [" & ".join(map(escape, row)) + r" \\" for row in rows]
+        texts = list(map(latex.row, rows))
         pages[-1] += [gap + texts[0], *texts[1:]]
-    shape = "".join("l" if c in WORDS else "r" for c in columns)
-    top = [" & ".join(map(escape, titles)) + r" \\", r"\midrule"]
+    words = [column for column in columns if column in WORDS or column == "rate"]
+    measured = [column for column in columns if column not in words][::2]
+    groups = ["l" * len(words), *["rr"] * len(measured)]
+    heads = [*words, *["ours", "reported"] * len(measured)]
+    starts = [len(words) + 2 * i + 1 for i in range(len(measured))]
+    top = [
+        latex.row([*[""] * len(words), *(latex.over(_title(c), 2) for c in measured)]),
+        " ".join(rf"\cmidrule(lr){{{start}-{start + 1}}}" for start in starts),
+        latex.row(heads),
+        r"\midrule",
+    ]
+    extent = sum(
+        max(latex.extent(text.replace(r"\textbf{", "")) for text in own)
+        for own in zip(heads, *lines, strict=True)
+    )
     label = f"{suite.name}-reported"
-    pieces = [dressed(note, label, [shape], [*top, *pages[0]])]
+    pieces = [latex.table(groups, extent, [*top, *pages[0]], label, head, note)]
     for number, page in enumerate(pages[1:], 2):
-        words = f"{suite.name}, continued."
-        pieces.append(dressed(words, f"{label}-{number}", [shape], [*top, *page]))
+        told = f"{suite.name}, continued."
+        pieces.append(latex.table(groups, extent, [*top, *page], f"{label}-{number}", told))
     return "\n".join(pieces)
 
 
@@ -287,11 +323,9 @@ def render(
     suite: Suite,
     form: str,
     against: bool = False,
-    metrics: Sequence[Metric] = USUAL,
-    marks: str = "fell",
+    style: Style = USUAL_STYLE,
 ) -> str:
-    """The table as "latex", "markdown" or "csv"; ``against``: beside the published numbers;
-    ``marks``: which defenses may be bold, of ``layout.MARKS``.
+    """The table as "latex", "markdown" or "csv"; ``against``: beside the published numbers.
 
     Raises:
         InputError: no records, or another format.
@@ -303,9 +337,9 @@ def render(
     if against:
         return comparison(records, suite, form)
     if form == "csv":
-        return str(frame(records, metrics).to_csv(index=False, float_format="%.4f"))
-    draw = latex if form == "latex" else markdown
-    return draw(records, suite, metrics, marks)
+        return str(frame(records, style.metrics).to_csv(index=False, float_format="%.4f"))
+    draw = in_latex if form == "latex" else markdown
+    return draw(records, suite, style)
 
 
 def write(records: Sequence[Record], suite: Suite, folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from test_tables import RECORDS, SUITE, record
 
 from backdoorbench_ext import frame, metrics, plots, records, registry, tables
 from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.layout import Style
 
 TOY = '''
 """The share of triggered images that get neither label, as an example of a metric."""
@@ -48,7 +49,7 @@ def test_a_metric_that_a_record_lacks_is_a_blank():
     lines = tables.render(some, SUITE, "markdown").splitlines()
     assert "| <u>88.00</u> | **1.00** | -- |" in lines[2] and "nan" not in "".join(lines)
     assert plots.bars(some, SUITE) and plots.heatmap(some, SUITE)
-    text = tables.render(some, SUITE, "latex", metrics=[metrics.get("ca"), metrics.get("der")])
+    text = tables.render(some, SUITE, "latex", style=Style((metrics.get("ca"), metrics.get("der"))))
     assert r"CA $\uparrow$ & DER $\uparrow$" in text and "nan" not in text
     assert r"BadNets & 90.00 & -- & \underline{88.00} & \underline{98.50}" in text
 
@@ -71,7 +72,7 @@ def test_a_plugin_is_a_metric(tmp_path, monkeypatch, capsys):
     words = (tmp_path / "paper", "--metrics", "ca,lost", "--plugin", file)
     assert here("table", *words) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "MCCI (a) Lost ↓" in lines[0]
+    assert "MCCI Lost ↓" in lines[0]
     assert lines[2].startswith("| BadNets | 90.00 | 0.00 | <u>88.00</u> | <u>10.00</u> |")
     assert here("plot", "heatmap", *words, "--format", "png") == 0
     assert here("table", tmp_path / "paper", "--metrics", "ca,los") == 2

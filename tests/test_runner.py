@@ -227,7 +227,8 @@ def test_a_picture_that_changed_behind_its_name(grid, tmp_path):
         victims = list((tmp_path / "out" / ".shared").glob("victim-*.safetensors"))
         assert len(victims) == (2 if value else 1)
         assert (
-            "same poisoned images" in layout.caption([found[0], found[-1]], suite, tables.USUAL)
+            "same poisoned images"
+            in layout.caption([found[0], found[-1]], suite, tables.USUAL_STYLE)
         ) == bool(value)
     assert (
         found[0]["surroundings"]["poison"]

@@ -5,12 +5,13 @@ import subprocess
 from dataclasses import replace
 
 import pytest
-from conftest import RULES
+from conftest import RULES, here
 
-from backdoorbench_ext import layout, plots, records, tables
+from backdoorbench_ext import layout, plots, records, registry, tables
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.frame import frame
 from backdoorbench_ext.metrics import get
+from backdoorbench_ext.naming import explained, heads, labels
 from backdoorbench_ext.suite import Suite
 
 SUITE = Suite(
@@ -56,7 +57,7 @@ UP = r"CA $\uparrow$ & ASR $\downarrow$ & ARR $\uparrow$"
 LATEX = (
     r"""\begin{tabular}{l@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr}
 \toprule
- & \multicolumn{3}{c}{No Defense} & \multicolumn{3}{c}{CBD} & \multicolumn{3}{c}{MCCI (a)} \\
+ & \multicolumn{3}{c}{No Defense} & \multicolumn{3}{c}{CBD} & \multicolumn{3}{c}{MCCI} \\
 \cmidrule(lr){2-4} \cmidrule(lr){5-7} \cmidrule(lr){8-10}
 """
     rf"Attack & {UP} & {UP} & {UP} \\"
@@ -76,13 +77,13 @@ LATEX = (
     r"\multicolumn{3}{c}{100} \\"
     r"""
 \bottomrule
-\end{tabular}}
+\end{tabular}
 """
 )
 
 
 def caption(records, suite):
-    return layout.caption(records, suite, tables.USUAL)
+    return layout.caption(records, suite, tables.USUAL_STYLE)
 
 
 def test_latex():
@@ -91,11 +92,11 @@ def test_latex():
     assert (
         r"5 \%" in text
         and r"CPU\_x \& y, commit abc" in text
-        and "Options: (a) inference=avg." in text
+        and "Options: MCCI: inference=avg." in text
     )
     assert (
         text.count("{") == text.count("}")
-        and r"\usepackage{booktabs,graphicx}" in text
+        and r"\usepackage{booktabs,threeparttable}" in text
         and r"\begin{table*}[t]" in text
     )
     assert r"\begin{table}[t]" in tables.render(RECORDS[:2], SUITE, "latex"), (
@@ -161,22 +162,34 @@ def test_data_sets_with_other_counts_say_so():
     extra = [record("badnets", f"d{i}", 1, 1, 1) for i in range(layout.WIDE)]
     lines = [
         line
-        for line in layout.layout([*records, *extra], many, tables.USUAL).lines
+        for line in layout.layout([*records, *extra], many, tables.USUAL_STYLE).lines
         if line.label.startswith("MCCI")
     ]
     assert [line.given for line in lines] == ["100", "26"]
 
 
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")
-@pytest.mark.parametrize("layout", ["", "twocolumn"])
-def test_latex_compiles_and_fits_the_page(layout, tmp_path):
+def has_latex(*packages):
+    """Whether pdflatex is there, with these."""
+    if not shutil.which("pdflatex"):
+        return False
+    asked = [f"{package}.sty" for package in packages]
+    return not subprocess.run(["kpsewhich", *asked], capture_output=True, check=False).returncode
+
+
+WIDE = replace(SUITE, defenses=("none", "cbd", *(f"mcci[images={n}]" for n in (1, 10, 100))))
+
+
+@pytest.mark.skipif(not has_latex("threeparttable"), reason="no pdflatex with threeparttable here")
+@pytest.mark.parametrize("columns", ["", "twocolumn"])
+def test_latex_compiles_and_fits_the_page(columns, tmp_path):
+    """Nothing stands over the edge, and nothing is scaled: letters are as large as is said."""
+    wide = [record("badnets", defense, 900, 9, 810) for defense in WIDE.defenses]
     body = tables.render(RECORDS, SUITE, "latex")
-    page = (
-        rf"\documentclass[{layout}]{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}"
-        + body
-        + r"\end{document}"
+    body += tables.render(wide, WIDE, "latex", style=layout.Style(highlight="cbd"))
+    packages = r"\usepackage{booktabs,threeparttable}\usepackage[table]{xcolor}"
+    (tmp_path / "page.tex").write_text(
+        rf"\documentclass[{columns}]{{article}}{packages}\begin{{document}}{body}\end{{document}}"
     )
-    (tmp_path / "page.tex").write_text(page)
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
         cwd=tmp_path,
@@ -185,6 +198,93 @@ def test_latex_compiles_and_fits_the_page(layout, tmp_path):
         check=False,
     )
     assert done.returncode == 0 and "Overfull \\hbox" not in done.stdout, done.stdout[-2000:]
+    assert "box{" not in body
+
+
+def test_wide_tables_are_split_before_letters_get_small():
+    """Panels of even shares below each other, each with its own head and clean images."""
+    found = [record("badnets", defense, 900, 9, 810) for defense in WIDE.defenses]
+    text = tables.render(found, WIDE, "latex")
+    heads = [line for line in text.splitlines() if line.startswith(r" & \multicolumn")]
+    assert [line.count("multicolumn") for line in heads] == [3, 2]
+    assert "MCCI, 1 image}" in heads[0] and "MCCI, 10 images}" in heads[1]
+    assert text.count("Clean images") == 2 and text.count(r"\midrule[\heavyrulewidth]") == 1
+    assert r"\begin{table*}[t]" in text
+    narrow = layout.Style((get("asr"),), decimals=0)
+    text = tables.render(found, WIDE, "latex", style=narrow)
+    assert "BadNets & 1 & 1 & 1" in text
+
+
+MINE = """
+from dataclasses import dataclass
+from backdoorbench_ext.api import Defense
+
+@dataclass(frozen=True)
+class Mine(Defense):
+    version = VERSION
+
+    def fit(self, train, engine):
+        return None
+"""
+
+
+def test_records_alone_are_enough(tmp_path, monkeypatch, capsys):
+    """A plugin's numbers are there without the plugin, and with a later version, which is said;
+    those of another protocol are not.
+    """
+    monkeypatch.setattr(registry, "_plugins", {})
+    file = tmp_path / "mine.py"
+    file.write_text(MINE.replace("VERSION", "2"))
+    registry.add_file(file)
+    suite = replace(SUITE, defenses=("none", "mine"), attacks=("badnets",))
+    folder = tmp_path / "paper"
+    suite.save(folder)
+    for cell, ca in zip(suite.cells(), (900, 880), strict=True):
+        one = record("badnets", cell.defense, ca, 9, 801)
+        records.write(folder / cell.path, one | {"spec": cell.spec})
+    row = "| BadNets | 90.00 | 1.00 | 89.00 | 88.00 | 1.00 | 89.00 |"
+    monkeypatch.setattr(registry, "_plugins", {})
+    assert here("table", folder) == 0
+    told = capsys.readouterr().out
+    assert row in told and "| No Defense CA ↑ |" in told and "| MINE ASR ↓ |" in told
+    file.write_text(MINE.replace("VERSION", "10"))
+    assert here("table", folder, "--plugin", file) == 0
+    told = capsys.readouterr().out
+    assert row in told and "Made by earlier versions of: MINE." in told
+    other = replace(suite, protocol=replace(RULES, target=1))
+    assert records.of_grid(other, folder) == []
+
+
+def test_style():
+    found = [record("badnets", defense, 900, 9, 810) for defense in ("none", "cbd")]
+    full = tables.render(found, SUITE, "latex", style=layout.Style(caption="full"))
+    assert "threeparttable" not in full and "Protocol test v2" in full.split(r"\label")[0]
+    shaded = tables.render(found, SUITE, "latex", style=layout.Style(highlight="cbd"))
+    assert r"\usepackage[table]{xcolor}" in shaded and shaded.count(r"\cellcolor{black!8}") == 4
+    for options, says in (
+        ({"marks": "some"}, "marks must be fell or all"),
+        ({"caption": "none"}, "caption must be short or full"),
+        ({"decimals": 9}, "decimals must be 0 to 4"),
+    ):
+        with pytest.raises(InputError, match=says):
+            layout.Style(**options)
+    with pytest.raises(InputError, match="no 'cbb' among the defenses of this table"):
+        tables.render(found, SUITE, "latex", style=layout.Style(highlight="cbb"))
+
+
+def test_names_are_the_options_that_differ():
+    """The fewest that tell a method from its others; one alone has none."""
+    mcci = ("mcci[inference=avg]", "mcci[inference=sg]", "mcci[inference=sg,lr=1.0]")
+    assert list(heads(("cbd", "cbd[t1=350]", "abl[epochs=6]", *mcci)).values()) == [
+        *("CBD", "CBD, T1 = 350", "ABL", "MCCI, avg", "MCCI, sg", "MCCI, lr = 1.0")
+    ]
+    counted = ("mcci[images=1]", "mcci[images=10]", "mcci[k=1.5]", "mcci[k=1.5,images=1]")
+    assert list(heads(counted).values()) == [
+        *("MCCI, 1 image", "MCCI, 10 images", "MCCI, k = 1.5", "MCCI, k = 1.5, 1 image")
+    ]
+    # two options with one value
+    assert list(labels(("a[x=on]", "a[y=on]")).values()) == ["A [x=on]", "A [y=on]"]
+    assert explained(heads(mcci))[2] == "MCCI, lr = 1.0: inference=sg, lr=1.0"
 
 
 def test_markdown():
@@ -200,24 +300,26 @@ def test_markdown():
 
 @pytest.mark.parametrize("shown", [("ca", "asr"), ("ca",)])
 def test_a_defense_that_lets_the_attack_through_is_not_marked(shown):
-    """The best CA is that of a defense whose ASR is 60 of 100; without No Defense all may be best,
-    as without an attack.
+    """The best CA is that of a defense whose ASR is 60 of 100; without No Defense it is not known
+    which let it through; without an attack all may be best.
     """
     rows = [("none", 950, 900, 0), ("cbd", 940, 540, 300), ("mcci[inference=avg]", 900, 440, 500)]
     found = [record("badnets", *row) for row in rows]
     found += [record("none", *row) for row in rows]
     suite = replace(SUITE, attacks=("badnets", "none"))
-    metrics = [get(name) for name in shown]
+    metrics = tuple(get(name) for name in shown)
 
     def marked(some, attack, marks="fell"):
-        lines = tables.render(some, suite, "markdown", metrics=metrics, marks=marks).splitlines()
+        lines = tables.render(
+            some, suite, "markdown", style=layout.Style(metrics, marks)
+        ).splitlines()
         row = next(line for line in lines if line.startswith(f"| {attack}"))
         return [cell.strip() for cell in row.split("|")][2 : 2 + 3 * len(shown) : len(shown)]
 
     assert marked(found, "BadNets") == ["95.00", "94.00", "**90.00**"]
     assert marked(found, "BadNets", "all") == ["95.00", "**94.00**", "<u>90.00</u>"]
     assert marked(found, "No attack") == ["95.00", "**94.00**", "<u>90.00</u>"]
-    assert marked(found[1:3], "BadNets")[:2] == ["**94.00**", "<u>90.00</u>"]
+    assert marked(found[1:3], "BadNets")[:2] == ["94.00", "90.00"]
 
 
 def test_many_defenses_stand_below_each_other():
@@ -237,7 +339,7 @@ def test_many_defenses_stand_below_each_other():
         {**r, "spec": r["spec"] | {"rate": 0.05}}
         for r in (record("blend", "none", 900, 9, 0), record("blend", "cbd", 700, 18, 9))
     ]
-    lines = tables.render(found, suite, "markdown", marks="all").splitlines()
+    lines = tables.render(found, suite, "markdown", style=layout.Style(marks="all")).splitlines()
     groups = ("BadNets", "Blend, rate 5 %", "Average")
     assert (
         lines[0]
@@ -256,11 +358,12 @@ def test_many_defenses_stand_below_each_other():
     )
     assert (
         lines[9]
-        == "| MCCI (f) | 100 | **87.00** | **3.00** | **0.00** | -- | -- | -- | -- | -- | -- |"
+        == "| MCCI, alpha = 0.6 | 100 | **87.00** | **3.00** | **0.00** | -- | -- | -- | -- | -- "
+        "| -- |"
     )
-    text = tables.render(found, suite, "latex", marks="all")
+    text = tables.render(found, suite, "latex", style=layout.Style(marks="all"))
     assert (
-        r"\begin{tabular}{lr@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr}" in text
+        r"\begin{tabular}{lr@{\hspace{9pt}}rrr@{\hspace{9pt}}rrr}" in text
         and r"Defense & Clean images & CA $\uparrow$" in text
         and r"\cmidrule(lr){3-5}" in text
     )
@@ -281,8 +384,10 @@ def test_csv():
     ) == pytest.approx(91.71, abs=0.01)
 
 
-def test_attacks_with_options_have_letters_too():
-    """After those of the defenses; protocols of other data sets are told by what differs."""
+def test_options_are_in_the_caption():
+    """Those of attacks after those of defenses; protocols of other data sets are told by what
+    differs.
+    """
     rules = replace(RULES, overrides={"signs": {"target": 1, "normalise": True}})
     both = replace(
         SUITE, protocol=rules, datasets=("digits", "signs"), attacks=("sig[delta=40]", "none")
@@ -300,9 +405,9 @@ def test_attacks_with_options_have_letters_too():
     )
     text = tables.render(found, both, "markdown")
     assert (
-        "| SIG (b) | --" in text
+        "| SIG | --" in text
         and "| No attack | **0.10** |" in text
-        and "Options: (a) inference=avg; (b) delta=40." in text
+        and "Options: MCCI: inference=avg; SIG: delta=40." in text
     )
     assert (
         text.count("test v2: bbx_test") == 1
@@ -391,14 +496,14 @@ def test_pictures_embed_truetype_fonts(tmp_path):
 
 def test_every_drawing_shows_its_numbers(monkeypatch):
     """A field of the heat map a number, a point of the scatter plot a cell, a point of a line a
-    rate; what a letter means stands below.
+    rate; all options stand below.
     """
     texts = {text.get_text() for ax in plots.heatmap(RECORDS, SUITE).axes for text in ax.texts}
     assert {"90", "88", "100", "1", "95", "2"} <= texts
     for kind in ("heatmap", "scatter", "times"):
         figure = plots.DRAWINGS[kind](RECORDS, SUITE)
         figure.draw_without_rendering()
-        (words,) = [text for text in figure.texts if text.get_text() == "(a) inference=avg"]
+        (words,) = [text for text in figure.texts if text.get_text() == "MCCI: inference=avg"]
         assert (
             figure.bbox.x0 <= words.get_window_extent().x0
             and words.get_window_extent().y1 < figure.axes[0].get_window_extent().y0
@@ -478,15 +583,16 @@ def test_against_reported(tmp_path, monkeypatch):
     assert lines[3] == "| Blend | CBD | 87.00 | 86.00 | +1.00 | 2.00 | 9.00 | -7.00 | ASR |"
     text = tables.render(RECORDS, suite, "latex", against=True)
     assert (
-        r"BadNets & CBD & 88.00 & 95.00 & $-$7.00" in text
-        and r"\addlinespace Blend & CBD & 87.00 & 86.00 & +1.00" in text
+        r"BadNets & CBD & \textbf{88.00} & 95.00 & 1.00 & 2.00 \\" in text
+        and r"\addlinespace Blend & CBD & 87.00 & 86.00 & \textbf{2.00} & 9.00 \\" in text
+        and "Bold: more than 5 points away." in text
     )
     again = replace(
         suite,
         reported=suite.reported | {("digits", "badnets", "none", 0.1): {"ca": 95.0, "asr": 100.0}},
     )
     monkeypatch.setattr(tables, "LONG", 1)
-    pages = tables.render(RECORDS, suite, "latex", against=True).split(r"\begin{table*}")
+    pages = tables.render(RECORDS, suite, "latex", against=True).split(r"\begin{table}")
     assert (
         len(pages) == 3
         and "Blend & CBD" in pages[2]
@@ -496,7 +602,7 @@ def test_against_reported(tmp_path, monkeypatch):
     assert (
         r"BadNets & No Defense & 90.00"
         in (text := tables.render(RECORDS, again, "latex", against=True))
-        and "\n & CBD & 88.00" in text
+        and "\n & CBD & \\textbf{88.00}" in text
     )
     assert (
         tables.render(RECORDS, suite, "csv", against=True)

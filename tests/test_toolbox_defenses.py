@@ -9,7 +9,7 @@ import torch
 from conftest import here
 from test_toolbox import TINY, clean_sets, npz
 
-from backdoorbench_ext import layout, metrics, records
+from backdoorbench_ext import layout, records, tables
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.lab import Lab
 from backdoorbench_ext.options import Options
@@ -279,7 +279,7 @@ def test_in_a_table_and_where_a_script_fails(home, tmp_path, capsys):
     suite = grid(*names)
     found = records.read_all(tmp_path / "runs" / "grid")
     assert {r["cell"]["defense"] for r in found} == set(names[:2])
-    words = layout.caption(found, suite, [metrics.get(key) for key in ("ca", "asr")])
+    words = layout.caption(found, suite, tables.USUAL_STYLE)
     assert "chosen on the test set by its own script" in words.lower()
     assert checkout.chosen_on_tests("backdoorbench:anp") and not checkout.chosen_on_tests("anp")
 
