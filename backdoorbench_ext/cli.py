@@ -687,6 +687,14 @@ def plot(
     form: Annotated[
         str, typer.Option("--format", help="pdf, png or svg, several with commas")
     ] = "pdf,png",
+    width: Annotated[
+        str,
+        typer.Option(
+            metavar="column|text|INCHES",
+            help="of a paper: a column (3.3 in) or the text (6.9 in); if not given, as wide as it "
+            "comes",
+        ),
+    ] = "",
     shown: Metrics = COUNTED,
     scale: Scale = None,
     to: Out = Path("runs"),
@@ -706,15 +714,19 @@ def plot(
         if one not in FORMATS:
             raise InputError(f"format must be pdf, png or svg, not {one!r}")
     grid, folder = _grid(name, to, scale)
-    from . import pictures, plots
+    from . import datasets, pictures, plots
 
+    page = plots.inches(width)
     if kind in plots.DRAWINGS:
-        drawn = plots.DRAWINGS[kind](records.of_grid(grid, folder), grid, _chosen(shown))
+        there = records.of_grid(grid, folder)
+        drawn = plots.DRAWINGS[kind](there, grid, _chosen(shown), page=page)
     elif kind == "tsne":
-        drawn = pictures.tsne(pictures.panels(grid, folder, only))
+        names = {datasets.NAMES.get(registry.parse(text)[0]) for text in grid.datasets}
+        own = next(iter(names)) if len(names) == 1 else None
+        drawn = pictures.tsne(pictures.panels(grid, folder, only), own or (), page)
     else:
         options = Options(out=folder.parent, data=data, device=device, plugins=tuple(plugin))
-        drawn = pictures.gallery(_specimens(grid, only, options))
+        drawn = pictures.gallery(_specimens(grid, only, options), page=page)
     for file in plots.save(drawn, folder / ("plot" if kind == "bars" else kind), formats):
         print(file)
 

@@ -37,6 +37,18 @@ DOWNLOADS = {
     "gtsrb": "GTSRB, 263 MiB",
     "imagenette": "Imagenette, 1.45 GiB",
 }
+# of classes, in the order of their numbers
+NAMES = {
+    "cifar10": (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ),
+    "imagenette": (
+        *("tench", "English springer", "cassette player", "chain saw", "church"),
+        *("French horn", "garbage truck", "gas pump", "golf ball", "parachute"),
+    ),
+    "digits": tuple("0123456789"),
+}
 # what torchvision unpacks its files into
 FOLDERS = ("cifar-10-batches-py", "gtsrb", "imagenette2")
 # the order of a folder's classes, where it is not that of their names

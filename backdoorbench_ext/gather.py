@@ -12,7 +12,7 @@ from .errors import InputError
 from .frame import frame, summary
 from .layout import present
 from .metrics import Metric
-from .naming import heads, labels, rate, title
+from .naming import heads, labels, plain, rate
 from .records import Record
 from .suite import Suite
 
@@ -47,6 +47,11 @@ def check(records: Sequence[Record], suite: Suite) -> None:
     """Raises: InputError: there are no records."""
     if not records:
         raise InputError(f"no records of {suite.name} yet: bbx run {suite.name}")
+
+
+def _lines(name: str) -> str:
+    """A title with what tells it from others below it."""
+    return name.replace(", ", "\n")
 
 
 def stacked(name: str) -> str:
@@ -105,13 +110,18 @@ def _by_attack(
     metrics: Sequence[Metric],
 ) -> Panel:
     groups = []
+    called = labels([attack for attack, _ in rows])
     for attack, share in rows:
-        name = stacked(attack) + (f"\n{rate(share)}" if attack in suite.own_rates else "")
+        name = _lines(called[attack]) + (f"\n{rate(share)}" if attack in suite.own_rates else "")
         own = there[(there["attack"] == attack) & (there["rate"] == share)]
         groups.append(_group(name, own, metrics))
     words = " unless said" if suite.own_rates else ""
     shares = ", ".join(map(rate, suite.rates))
-    return Panel(f"{title(defense)}   {dataset}, {shares} poisoned{words}", groups)
+    name = plain("defenses", defense.partition("[")[0])
+    return Panel(
+        f"{name}   {dataset}, {shares} poisoned{words}",
+        groups,
+    )
 
 
 def _by_defense(
@@ -122,16 +132,16 @@ def _by_defense(
     metrics: Sequence[Metric],
 ) -> list[Panel]:
     panels = []
+    called = labels([attack for attack, _ in rows])
     for attack, share in rows:
         part = there[(there["attack"] == attack) & (there["rate"] == share)]
         if part.empty:
             continue
         groups = []
-        for defense in defenses:
-            name = stacked(title(defense).replace(" [", "["))
-            groups.append(_group(name, part[part["defense"] == defense], metrics))
+        for defense, name in heads(defenses).items():
+            groups.append(_group(_lines(name), part[part["defense"] == defense], metrics))
         words = "not poisoned" if attack == "none" else f"{rate(share)} poisoned"
-        panels.append(Panel(f"{attack}   {dataset}, {words}", groups))
+        panels.append(Panel(f"{called[attack]}   {dataset}, {words}", groups))
     return panels
 
 
@@ -309,12 +319,12 @@ def learning(records: Sequence[Record], suite: Suite) -> dict[Place, list[Line]]
 
     shown: dict[Place, dict[Any, Line]] = {place(r): {} for r in looked}
     for record in sorted(looked, key=lambda r: suite.defenses.index(r["cell"]["defense"])):
-        for line, curves in _lines(record):
+        for line, curves in _curves(record):
             shown[place(record)].setdefault(curves, line)
     return {where: list(lines.values()) for where, lines in shown.items()}
 
 
-def _lines(record: Record) -> Iterable[tuple[Line, Any]]:
+def _curves(record: Record) -> Iterable[tuple[Line, Any]]:
     """The lines of a record's stages, and what is equal where a stage is shared."""
     start = 0.0
     for stage, seconds in record["time"].get("stages", {}).items():

@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -20,13 +21,15 @@ from .frequency import dct2
 from .gather import stacked
 from .images import Images
 from .naming import title
-from .plots import STYLE, sheet, unused, wrapped
+from .plots import SCREEN, STYLE, across, legend, sheet, unused, wrapped
 from .reading import content
 from .suite import Suite
 
 log = logging.getLogger(__name__)
 # bytes of the embeddings of a cell
 LARGEST_EMBEDDINGS = 2**30
+# classes in a legend
+MOST_NAMES = 20
 
 
 def examples(clean: Tensor, triggered: Tensor, attack: str) -> Figure:
@@ -53,7 +56,9 @@ def examples(clean: Tensor, triggered: Tensor, attack: str) -> Figure:
 ROWS = ("clean", "poisoned", "difference x10", "log DCT, clean", "log DCT, poisoned")
 
 
-def gallery(attacks: Sequence[tuple[str, Images, Images]], across: int = 7) -> Figure:
+def gallery(
+    attacks: Sequence[tuple[str, Images, Images]], beside: int = 7, page: float = SCREEN
+) -> Figure:
     """What each attack does: an image before and after, ten times the difference, and how the mean
     log spectrum changes.
 
@@ -61,19 +66,21 @@ def gallery(attacks: Sequence[tuple[str, Images, Images]], across: int = 7) -> F
         attacks: name, images before and after; the picture shows one, the spectrum (log10 of 1 +
             |DCT| of 0-255 pixels, mean over images and channels, low frequencies upper left) all of
             them.
-        across: attacks beside each other.
+        beside: attacks beside each other, if the page has room for so many.
+        page: inches.
     """
-    across = min(across, len(attacks))
-    down = len(ROWS) * -(-len(attacks) // across)
+    beside = max(1, min(beside, len(attacks), int((page - 0.9) / 1.05)))
+    down = len(ROWS) * -(-len(attacks) // beside)
     with plt.rc_context(STYLE):
-        figure, axes = sheet(down, across, (1.05 * across + 0.9, 1.1 * down))
+        width = 1.05 * beside + 0.9
+        figure, axes = sheet(down, beside, (width if page == SCREEN else page, 1.1 * down))
         unused(axes, 0)
         for k, (name, before, after) in enumerate(attacks):
-            top = len(ROWS) * (k // across)
-            column = axes[top : top + len(ROWS), k % across]
+            top = len(ROWS) * (k // beside)
+            column = axes[top : top + len(ROWS), k % beside]
             _specimen(column, before, after)
             column[0].set_title(stacked(name), fontsize=7)
-            if k % across == 0:
+            if k % beside == 0:
                 for ax, label in zip(column, ROWS, strict=True):
                     place: Any = {"transform": ax.transAxes, "ha": "right", "va": "center"}
                     ax.text(-0.12, 0.5, label, fontsize=7, **place)
@@ -139,7 +146,7 @@ def _embeddings(file: Path) -> dict[str, Tensor]:
         return {}
 
 
-def tsne(panels: Sequence[Panel]) -> Figure:
+def tsne(panels: Sequence[Panel], names: Sequence[str] = (), page: float = SCREEN) -> Figure:
     """Where networks put images, by t-SNE (van der Maaten and Hinton 2008,
     https://www.jmlr.org/papers/v9/vandermaaten08a.html).
 
@@ -148,29 +155,35 @@ def tsne(panels: Sequence[Panel]) -> Figure:
             triggered images (m, d), their true classes (m,). All have the colour of their class,
             triggered ones a black edge: in a cluster of their own where the network knows the
             trigger, among the clean ones of their class where it does not.
+        names: of the classes, numbers if there are none.
+        page: inches.
     """
     from sklearn.manifold import TSNE
 
-    across = min(4, len(panels))
-    down = -(-len(panels) // across)
+    lasts = [int(torch.cat((classes, true)).max()) for _, _, classes, _, true in panels]
+    columns, width = across(len(panels), 2.2, page)
+    down = -(-len(panels) // columns)
     with plt.rc_context(STYLE):
-        figure, axes = sheet(down, across, (2.2 * across, 2.4 * down + 0.2))
+        figure, axes = sheet(down, columns, (width, 2.4 * down))
         unused(axes, 0)
-        for ax, (name, clean, classes, triggered, true) in zip(axes.flat, panels, strict=False):
+        shown = zip(axes.flat, panels, lasts, strict=False)
+        for ax, (name, clean, classes, triggered, true), last in shown:
             both = torch.cat((clean, triggered)).numpy()
             perplexity = min(30, (len(both) - 1) / 3)
             map_ = TSNE(init="pca", perplexity=perplexity, random_state=0)
             places = map_.fit_transform(both)
             here = places[: len(clean)].T
             there = places[len(clean) :].T
-            colours = _class_colours(int(torch.cat((classes, true)).max()))
+            colours = _class_colours(last)
             ax.scatter(*here, s=3, c=classes.numpy(), linewidths=0, **colours)
             edges: Any = {"edgecolors": "black", "linewidths": 0.4}
             ax.scatter(*there, s=6, c=true.numpy(), **edges, **colours)
             lines = [wrapped(line, 32) for line in name.split("\n")]
             ax.set_title("\n".join(lines), fontsize=7)
-        words = "test images by t-SNE; colour: class, black edge: with the trigger"
-        figure.supxlabel("\n".join(textwrap.wrap(words, 22 * across + 6)), fontsize=7)
+        if len(set(lasts)) == 1 and lasts[0] < MOST_NAMES:
+            legend(figure, *_class_marks(lasts[0], names))
+        words = "test images by t-SNE; black edge: with the trigger"
+        figure.supxlabel("\n".join(textwrap.wrap(words, int(10 * width) + 6)), fontsize=7)
     return figure
 
 
@@ -179,3 +192,15 @@ def _class_colours(last: int) -> dict[str, Any]:
     maps = {"tab10": 10, "tab20": 20}
     name = next((name for name, room in maps.items() if last < room), "turbo")
     return {"cmap": name, "vmin": 0, "vmax": last}
+
+
+def _class_marks(last: int, names: Sequence[str]) -> tuple[list[Any], list[str]]:
+    """A mark and a name for each class of a legend."""
+    colours = _class_colours(last)
+    palette = plt.get_cmap(colours["cmap"])
+    marks: list[Any] = [
+        Line2D([], [], ls="", marker="o", ms=3, color=palette(number / last if last else 0.0))
+        for number in range(last + 1)
+    ]
+    told = [names[n] if n < len(names) else f"class {n}" for n in range(last + 1)]
+    return marks, told

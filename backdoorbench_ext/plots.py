@@ -7,9 +7,11 @@ import math
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import matplotlib
 
@@ -32,8 +34,7 @@ from .tables import USUAL
 
 # also told apart in grey and by the colour-blind
 COLOURS = {"ca": "#3b6fb6", "asr": "#c8443c", "arr": "#7aa95c", "der": "#8d6bb0"}
-# Told apart by the colour-blind (Okabe and Ito 2008, https://jfly.uni-koeln.de/color/); marks tell
-# further ones apart.
+# Told apart by the colour-blind (Okabe and Ito 2008, https://jfly.uni-koeln.de/color/).
 OKABE_ITO = (
     "#000000",
     "#E69F00",
@@ -44,7 +45,30 @@ OKABE_ITO = (
     "#CC79A7",
     "#999999",
 )
+# further ones (Tol, https://sronpersonalpages.nl/~pault), with marks that tell all apart
+MORE = (
+    "#882255",
+    "#44AA99",
+    "#999933",
+    "#332288",
+    "#AA4499",
+    "#661100",
+    "#6699CC",
+    "#117733",
+)
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+LINES = ("-", "--", ":", "-.")
+# a defense has one colour and mark in all pictures
+ORDER = (
+    *("none", "abl", "nad", "fp", "cbd", "mcci", "dbd", "ft"),
+    *("anp", "asd", "clp", "ft_sam", "i_bau", "mcr", "nab", "pdb"),
+)
+# inches: what a screen has, and what papers have
+SCREEN = 14.0
+WIDTHS = {"column": 3.3, "text": 6.9}
+NARROWEST = 2.0
+# points of the smallest letters
+SMALL = 7
 STYLE: Any = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
@@ -70,6 +94,32 @@ def sheet(rows: int, columns: int, size: tuple[float, float], **more: Any) -> tu
     return figure, axes
 
 
+def inches(text: str) -> float:
+    """The width that pictures are drawn for: of ``WIDTHS``, in inches, or a screen's for "".
+
+    Raises:
+        InputError: neither.
+    """
+    if not text:
+        return SCREEN
+    try:
+        width = WIDTHS.get(text) or float(text)
+    except ValueError:
+        width = 0.0
+    if not NARROWEST <= width <= SCREEN:
+        words = f"{NARROWEST:g} to {SCREEN:g} inches"
+        raise InputError(f"--width must be {', '.join(WIDTHS)} or {words}, not {text!r}")
+    return width
+
+
+def across(panels: int, each: float, page: float, most: int = 4) -> tuple[int, float]:
+    """How many panels stand beside each other, and how wide that is: on a screen as wide as it
+    comes, else the page.
+    """
+    beside = max(1, min(most, panels, int(page / each)))
+    return beside, beside * each if page == SCREEN else page
+
+
 def unused(axes: Any, shown: int) -> None:
     """Hide the axes behind the last one that shows something."""
     for ax in axes.flat[shown:]:
@@ -91,22 +141,43 @@ def colour(metric: Metric, place: int) -> str:
     return COLOURS.get(metric.key, OKABE_ITO[(place + 4) % len(OKABE_ITO)])
 
 
-def _look(place: int) -> dict[str, Any]:
-    """How the points of a defense look."""
-    return {
-        "marker": MARKS[place % len(MARKS)],
-        "color": OKABE_ITO[place % len(OKABE_ITO)],
-    }
+def _looks(defenses: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """How the points and lines of defenses look: the colour and the mark are the method's, its
+    variants have other marks and lines.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    variants: Counter[str] = Counter()
+    for defense in defenses:
+        name = defense.partition("[")[0]
+        number = variants[name]
+        variants[name] += 1
+        place = ORDER.index(name) if name in ORDER else crc32(name.encode())
+        colours = OKABE_ITO + MORE
+        found[defense] = {
+            "color": colours[place % len(colours)],
+            "marker": MARKS[(place + number) % len(MARKS)],
+            "ls": LINES[number % len(LINES)],
+        }
+    return found
 
 
 def _explain(figure: Figure, *names: Mapping[str, str]) -> None:
-    """Under a figure, which grows by as much, what the letters in these names mean: it may stand
-    without its table.
+    """Under a figure, which grows by as much, all options of what it shows: it may stand without
+    its table.
     """
-    lines = textwrap.wrap("; ".join(explained(*names)), int(20 * figure.get_figwidth()))
+    lines = textwrap.wrap("; ".join(explained(*names)), int(19 * figure.get_figwidth()))
     if lines:
-        figure.set_figheight(figure.get_figheight() + 0.1 * len(lines))
-        figure.supxlabel("\n".join(lines), fontsize=6)
+        figure.set_figheight(figure.get_figheight() + 0.12 * len(lines))
+        figure.supxlabel("\n".join(lines), fontsize=SMALL)
+
+
+def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """Above a figure, which grows by as much: one line or mark a name."""
+    longest = max(map(len, names))
+    columns = max(1, min(4, len(names), int(figure.get_figwidth() / (0.065 * longest + 0.4))))
+    figure.set_figheight(figure.get_figheight() + 0.16 * -(-len(names) // columns))
+    words: Any = {"loc": "outside upper center", "frameon": False, "fontsize": SMALL}
+    figure.legend(handles, names, ncols=columns, **words)
 
 
 def _names(records: Sequence[Record], suite: Suite) -> tuple[dict[str, str], dict[str, str]]:
@@ -125,37 +196,43 @@ def _sets(records: Sequence[Record], suite: Suite) -> list[str]:
     return [dataset for dataset in suite.datasets if dataset in there]
 
 
-def bars(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = USUAL) -> Figure:
-    """Groups of bars, as ``gather.bars`` has them, with whiskers.
+def bars(
+    records: Sequence[Record],
+    suite: Suite,
+    metrics: Sequence[Metric] = USUAL,
+    page: float = SCREEN,
+) -> Figure:
+    """Groups of bars, as ``gather.bars`` has them, with whiskers; ``page``: inches.
 
     Raises:
         InputError: no records.
     """
     panels = gather.bars(records, suite, metrics)
-    across = len(panels[0].groups)
-    room = max(1.0 if across < 10 else 0.6, 0.064 * max(panel.longest for panel in panels))
-    width = max(3.2, across * room + 0.6)
-    columns = max(1, min(3, len(panels), int(14 / width)))
+    groups = len(panels[0].groups)
+    longest = max(panel.longest for panel in panels)
+    room = max(1.0 if groups < 10 else 0.6, 0.064 * longest)
+    each = max(3.2, groups * room + 0.6)
+    # names stand upright where there is no room
+    upright = each > page
+    columns, width = across(len(panels), each, page, most=3)
     rows = -(-len(panels) // columns)
+    height = 2.5 + (0.055 * longest if upright else 0)
     with plt.rc_context(STYLE):
-        figure, axes = sheet(rows, columns, (width * columns, 2.5 * rows + 0.3), sharey=True)
+        figure, axes = sheet(rows, columns, (width, height * rows), sharey=True)
         unused(axes, len(panels))
         for ax, panel in zip(axes.flat, panels, strict=False):
-            _bars(ax, panel, metrics)
-            ax.set_title(wrapped(panel.title, int(14 * width)), fontsize=8)
+            _bars(ax, panel, metrics, upright)
+            ax.set_title(wrapped(panel.title, int(14 * width / columns)), fontsize=8)
         for ax in axes[:, 0]:
             ax.set_ylabel("percent")
-        patches = [
-            Patch(color=colour(m, i), label=f"{WORDS.get(m.key, m.title)} {m.arrow}")
-            for i, m in enumerate(metrics)
-        ]
-        # wider than a narrow picture
-        beside = len(metrics) if width * columns > 5 else 1
-        figure.legend(handles=patches, loc="outside lower center", ncols=beside, frameon=False)
+        patches = [Patch(color=colour(m, i)) for i, m in enumerate(metrics)]
+        legend(figure, patches, [f"{WORDS.get(m.key, m.title)} {m.arrow}" for m in metrics])
+        attacks, defenses = _names(records, suite)
+        _explain(figure, defenses, attacks)
     return figure
 
 
-def _bars(ax: Any, panel: gather.Panel, metrics: Sequence[Metric]) -> None:
+def _bars(ax: Any, panel: gather.Panel, metrics: Sequence[Metric], upright: bool) -> None:
     step = 0.81 / len(metrics)
     for i, metric in enumerate(metrics):
         shift = step * (i - (len(metrics) - 1) / 2)
@@ -167,26 +244,40 @@ def _bars(ax: Any, panel: gather.Panel, metrics: Sequence[Metric]) -> None:
             ax.bar(x + shift, bar.mean, 0.93 * step, color=colour(metric, i))
             ax.errorbar(x + shift, bar.mean, ends, color="black", lw=0.7, capsize=1.5)
             place = (x + shift, bar.high + 1)
-            ax.annotate(f"{bar.mean:.0f}", place, ha="center", va="bottom", fontsize=6)
-    ax.set_xticks(range(len(panel.groups)), [name for name, _ in panel.groups], fontsize=7)
+            words: Any = {"ha": "center", "va": "bottom", "rotation": 90 if upright else 0}
+            ax.annotate(f"{bar.mean:.0f}", place, fontsize=SMALL, **words)
+    names = [name.replace("\n", " ") if upright else name for name, _ in panel.groups]
+    turned = 90 if upright else 0
+    ax.set_xticks(range(len(panel.groups)), names, fontsize=SMALL, rotation=turned)
     ax.set_xlim(-0.6, len(panel.groups) - 0.4)
-    ax.set_ylim(0, 112)
+    ax.set_ylim(0, 120 if upright else 112)
     ax.set_yticks(range(0, 101, 20))
 
 
-def heatmap(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = USUAL) -> Figure:
+def heatmap(
+    records: Sequence[Record],
+    suite: Suite,
+    metrics: Sequence[Metric] = USUAL,
+    page: float = SCREEN,
+) -> Figure:
     """The whole grid: defenses down, attacks across, a panel a metric, its number in every field;
     grey where no record is. Good is blue in all of them.
     """
     grid = gather.heatmap(records, suite, metrics)
-    n = len(metrics)
-    size = (1.6 + n * (0.3 + 0.42 * len(grid.columns)), 1.1 + 0.24 * len(grid.rows))
+    names = 0.07 * max(map(len, grid.rows)) + 0.3
+    each = 0.3 + (0.42 if page == SCREEN else 0.27) * len(grid.columns)
+    high = 0.24 if page == SCREEN else 0.16
+    beside = len(metrics) if names + each * len(metrics) <= page else 1
+    down = -(-len(metrics) // beside)
+    width = names + each * beside if page == SCREEN else page
+    below = 0.07 * max(len(line) for name in grid.columns for line in name.split("\n"))
     with plt.rc_context(STYLE):
-        figure, axes = sheet(1, n, size, sharey=True)
+        size = (width, (0.4 + high * len(grid.rows)) * down + below + 0.1)
+        figure, axes = sheet(down, beside, size, sharey=True, sharex=True)
         for ax, metric in zip(axes.flat, metrics, strict=True):
             _heat(ax, grid.values[metric.key], metric)
-            ax.set_xticks(range(len(grid.columns)), grid.columns, fontsize=6, rotation=90)
-            ax.set_yticks(range(len(grid.rows)), grid.rows, fontsize=7)
+            ax.set_xticks(range(len(grid.columns)), grid.columns, fontsize=SMALL, rotation=90)
+            ax.set_yticks(range(len(grid.rows)), grid.rows, fontsize=SMALL)
             ax.tick_params(length=0)
             ax.set_title(f"{metric.title} {metric.arrow}", fontsize=8)
         attacks, defenses = _names(records, suite)
@@ -203,26 +294,34 @@ def _heat(ax: Any, values: Sequence[Sequence[float]], metric: Metric) -> None:
             if not math.isnan(value):
                 dark = value < 12 or value > 88
                 ink = "white" if dark else "black"
-                ax.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=6, color=ink)
+                ax.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=SMALL, color=ink)
 
 
-def scatter(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = USUAL) -> Figure:
+def scatter(
+    records: Sequence[Record],
+    suite: Suite,
+    metrics: Sequence[Metric] = USUAL,
+    page: float = SCREEN,
+) -> Figure:
     """ASR against CA, a point a cell, a colour and mark a defense, a panel a data set: good is at
     the lower right.
     """
     _, names = _names(records, suite)
     means = summary(records, USUAL)
     sets = _sets(records, suite)
-    size = (3.2 * len(sets) + 1.2, max(2.9, 0.18 * len(names) + 0.3))
+    columns, width = across(len(sets), min(3.2, page), page)
+    rows = -(-len(sets) // columns)
+    looks = _looks(names)
     with plt.rc_context(STYLE):
-        figure, axes = sheet(1, len(sets), size, sharey=True)
-        for ax, dataset in zip(axes.flat, sets, strict=True):
-            for place, (defense, name) in enumerate(names.items()):
+        figure, axes = sheet(rows, columns, (width, 2.4 * rows), sharey=True)
+        unused(axes, len(sets))
+        for ax, dataset in zip(axes.flat, sets, strict=False):
+            for defense, name in names.items():
                 own = [n for key, n in means.items() if (key[0], key[3]) == (dataset, defense)]
                 ca = [numbers["ca"].mean for numbers in own]
                 asr = [numbers["asr"].mean for numbers in own]
-                looks: Any = {"ls": "", "ms": 5, "mew": 0, "alpha": 0.85, "label": name}
-                ax.plot(ca, asr, **_look(place), **looks)
+                points: Any = {"ls": "", "ms": 5, "mew": 0, "alpha": 0.85, "label": name}
+                ax.plot(ca, asr, **looks[defense] | points)
             ax.set_title(dataset, fontsize=8)
             ax.set_xlabel("CA, percent →")
             low, high = ax.get_xlim()
@@ -230,14 +329,19 @@ def scatter(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] =
             middle = (low + high) / 2
             ax.set_xlim(min(low, middle - 5), max(high, middle + 5))
             ax.set_ylim(-4, 104)
-        axes[0, 0].set_ylabel("← ASR, percent")
-        legend: Any = axes[0, 0].get_legend_handles_labels()
-        figure.legend(*legend, loc="outside right center", frameon=False, fontsize=7)
+        for ax in axes[:, 0]:
+            ax.set_ylabel("← ASR, percent")
+        legend(figure, *axes[0, 0].get_legend_handles_labels())
         _explain(figure, names)
     return figure
 
 
-def rates(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = USUAL) -> Figure:
+def rates(
+    records: Sequence[Record],
+    suite: Suite,
+    metrics: Sequence[Metric] = USUAL,
+    page: float = SCREEN,
+) -> Figure:
     """Each metric over the poisoning rate, a row an attack (and data set), a line a defense.
 
     Raises:
@@ -257,7 +361,7 @@ def rates(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = U
         raise InputError(
             f"{suite.name} has records of one poisoning rate only: nothing to draw over it"
         )
-    return _by_metric(panels, metrics, names, _over_rates, "poisoning rate, percent")
+    return _by_metric(panels, metrics, names, _over_rates, "poisoning rate, percent", page)
 
 
 def _by_metric(
@@ -265,22 +369,23 @@ def _by_metric(
     metrics: Sequence[Metric],
     names: Mapping[str, str],
     draw: Callable[..., None],
-    across: str,
+    horizontal: str,
+    page: float,
 ) -> Figure:
     """A row a data set and attack, a column a metric; ``draw`` fills each from the row's own."""
-    size = (2.4 * len(metrics), 1.7 * len(panels) + 0.5)
+    width = min(2.4 * len(metrics), page)
+    size = (width, 1.7 * len(panels) + 0.3)
     with plt.rc_context(STYLE):
         figure, axes = sheet(len(panels), len(metrics), size, sharex=True, sharey=True)
         for row, ((dataset, attack), own) in zip(axes, panels.items(), strict=True):
             for ax, metric in zip(row, metrics, strict=True):
                 draw(ax, own, names, metric)
-                title = wrapped(f"{metric.title}   {attack}, {dataset}", 36)
-                ax.set_title(title, fontsize=7)
+                title = f"{metric.title}   {attack}, {dataset}"
+                title = wrapped(title, int(15 * width / len(metrics)))
+                ax.set_title(title, fontsize=SMALL)
             row[0].set_ylabel("percent")
-        for ax in axes[-1]:
-            ax.set_xlabel(across)
-        legend: Any = axes[0, 0].get_legend_handles_labels()
-        figure.legend(*legend, loc="outside upper center", ncols=4, frameon=False, fontsize=7)
+        axes[-1, len(metrics) // 2].set_xlabel(horizontal)
+        legend(figure, *axes[0, 0].get_legend_handles_labels())
         _explain(figure, names)
     return figure
 
@@ -289,11 +394,12 @@ def _over_rates(
     ax: Any, means: Mapping[Key, Any], names: Mapping[str, str], metric: Metric
 ) -> None:
     """A line a defense, over the rates of an attack."""
-    for place, (defense, name) in enumerate(names.items()):
+    looks = _looks(names)
+    for defense, name in names.items():
         own = sorted((key[1], n[metric.key].mean) for key, n in means.items() if key[3] == defense)
-        looks: Any = {"ls": "-", "ms": 3.5, "lw": 1, "label": name}
+        line: Any = {"ms": 3.5, "lw": 1, "label": name}
         shares = [100 * share for share, _ in own]
-        ax.plot(shares, [value for _, value in own], **_look(place), **looks)
+        ax.plot(shares, [value for _, value in own], **looks[defense], **line)
     ax.set_ylim(-4, 104)
 
 
@@ -301,7 +407,12 @@ def _over_rates(
 POINT = re.compile(r"t = ([0-9.]+)")
 
 
-def curve(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = USUAL) -> Figure:
+def curve(
+    records: Sequence[Record],
+    suite: Suite,
+    metrics: Sequence[Metric] = USUAL,
+    page: float = SCREEN,
+) -> Figure:
     """Each metric along the curve of MCR, a panel a data set and attack, a line a defense and seed;
     a dot where its model was taken.
 
@@ -318,12 +429,12 @@ def curve(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = U
         raise InputError(f"{suite.name} has no records with points of a curve, as MCR's have them")
     drawn = {record["cell"]["defense"] for own in panels.values() for record in own}
     names = {defense: name for defense, name in names.items() if defense in drawn}
-    return _by_metric(panels, metrics, names, _along, "place on the curve, t")
+    return _by_metric(panels, metrics, names, _along, "place on the curve, t", page)
 
 
 def _along(ax: Any, records: Sequence[Record], names: Mapping[str, str], metric: Metric) -> None:
     """A line a record, over the points of its curve."""
-    places = list(names)
+    looks = _looks(names)
     seen = set()
     for record in records:
         defense = record["cell"]["defense"]
@@ -332,11 +443,11 @@ def _along(ax: Any, records: Sequence[Record], names: Mapping[str, str], metric:
             float(at[1]): metric.of({"metrics": hits}, None) for at, hits in found.items() if at
         }
         points = sorted((t, value) for t, value in values.items() if value is not None)
-        look = _look(places.index(defense))
+        look = looks[defense]
         label = names[defense] if defense not in seen else None
         seen.add(defense)
         ats = [t for t, _ in points]
-        ax.plot(ats, [value for _, value in points], **look, ls="-", ms=2, lw=1, label=label)
+        ax.plot(ats, [value for _, value in points], **look, ms=2, lw=1, label=label)
         for t in record["curves"].get("t", []):
             ax.plot([t], [values.get(t, math.nan)], "o", ms=6, mfc="none", color=look["color"])
     ax.set_ylim(-4, 104)
@@ -353,6 +464,7 @@ def losses(
     records: Sequence[Record],
     suite: Suite,
     metrics: Sequence[Metric] = USUAL,
+    page: float = SCREEN,
     audited: bool = False,
 ) -> Figure:
     """The training losses over the epochs, a panel a cell of the first seed, its stages one after
@@ -362,17 +474,18 @@ def losses(
         InputError: as ``gather.losses``.
     """
     shown = gather.losses(records, suite, audited)
-    across = min(4, len(shown))
-    down = -(-len(shown) // across)
+    columns, width = across(len(shown), 2.3, page)
+    down = -(-len(shown) // columns)
+    if page == SCREEN:
+        width = max(4.2, width)
     with plt.rc_context(STYLE):
-        figure, axes = sheet(down, across, (max(4.2, 2.3 * across), 1.8 * down + 0.4))
+        figure, axes = sheet(down, columns, (width, 1.8 * down + 0.2))
         unused(axes, len(shown))
         lines: dict[str, Any] = {}
         for ax, training in zip(axes.flat, shown, strict=False):
             _losses(ax, training, lines)
-        words: Any = {"loc": "outside upper center", "ncols": 3, "frameon": False, "fontsize": 7}
-        figure.legend(lines.values(), lines, **words)
-        for ax in axes.flat[max(0, len(shown) - across) : len(shown)]:
+        legend(figure, list(lines.values()), list(lines))
+        for ax in axes.flat[max(0, len(shown) - columns) : len(shown)]:
             ax.set_xlabel("epoch")
         figure.supylabel("loss", fontsize=8)
         attacks, defenses = _names(records, suite)
@@ -395,11 +508,16 @@ def _losses(ax: Any, training: gather.Training, lines: dict[str, Any]) -> None:
     place: Any = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
     for name, left, row in names:
         at = (left + 0.5, 1)
-        ax.annotate(name, at, (0, 1 + 6 * row), fontsize=5.5, color="#555555", **place)
-    ax.set_title(wrapped(training.title, 42), fontsize=7, pad=4 + 6 * rows)
+        ax.annotate(name, at, (0, 1 + 8 * row), fontsize=SMALL, color="#555555", **place)
+    ax.set_title(wrapped(training.title, 42), fontsize=SMALL, pad=4 + 8 * rows)
 
 
-def learning(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = USUAL) -> Figure:
+def learning(
+    records: Sequence[Record],
+    suite: Suite,
+    metrics: Sequence[Metric] = USUAL,
+    page: float = SCREEN,
+) -> Figure:
     """CA and ASR of test images over the seconds of a training, as ``--audit`` logs them, a row an
     attack (and data set and rate), a colour a defense of the first seed, a line a stage of it.
 
@@ -410,17 +528,20 @@ def learning(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] 
     attacks, names = _names(records, suite)
     drawn = {line.defense for lines in shown.values() for line in lines}
     defenses = {d: name for d, name in names.items() if d in drawn}
-    height = 1.7 * len(shown) + 0.3 + 0.17 * -(-len(defenses) // 3)
+    width = min(6.4, page) if page == SCREEN else page
     with plt.rc_context(STYLE):
-        figure, axes = sheet(len(shown), 2, (6.4, height), sharey=True, sharex="row")
+        size = (width, 1.7 * len(shown) + 0.2)
+        # one range of seconds: rows are compared as well
+        figure, axes = sheet(len(shown), 2, size, sharey=True, sharex=True)
         lines: dict[str, Any] = {}
         for row, ((attack, dataset, share), own) in zip(axes, shown.items(), strict=True):
             where = f"{attacks[attack]}, {dataset}, {rate(share)}"
             lines |= _learning(row, own, defenses, where)
+            for ax in row:
+                ax.set_title(wrapped(ax.get_title(), int(7.5 * width)), fontsize=SMALL)
         for ax in axes[-1]:
             ax.set_xlabel("seconds of training")
-        words: Any = {"loc": "outside upper center", "ncols": 3, "frameon": False, "fontsize": 7}
-        figure.legend(lines.values(), lines, **words)
+        legend(figure, list(lines.values()), list(lines))
         _explain(figure, defenses, {attack: attacks[attack] for attack, _, _ in shown})
     return figure
 
@@ -430,19 +551,25 @@ def _learning(
 ) -> dict[str, Any]:
     """A row of learning curves; one line of each defense, by its title."""
     drawn = {}
+    looks = _looks(defenses)
     for line in own:
-        look = _look(list(defenses).index(line.defense)) | {"ls": "-", "lw": 1, "ms": 2}
+        look: Any = looks[line.defense] | {"lw": 1, "ms": 2}
         for ax, values in zip(row, (line.ca, line.asr), strict=True):
             drawn[defenses[line.defense]] = ax.plot(line.seconds, values, **look)[0]
     for ax, metric in zip(row, ("CA", "ASR"), strict=True):
-        ax.set_title(f"{metric}   {where}", fontsize=7)
+        ax.set_title(f"{metric}   {where}")
         ax.set_ylim(-4, 104)
         ax.grid(lw=0.3)
     row[0].set_ylabel("percent")
     return drawn
 
 
-def times(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = USUAL) -> Figure:
+def times(
+    records: Sequence[Record],
+    suite: Suite,
+    metrics: Sequence[Metric] = USUAL,
+    page: float = SCREEN,
+) -> Figure:
     """Seconds of training by defense, a panel a data set: the mean over attacks and seeds, a dot a
     run. A repair counts its victim's, too.
     """
@@ -450,9 +577,12 @@ def times(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric] = U
     data = frame(records, ())
     sets = _sets(records, suite)
     with plt.rc_context(STYLE):
-        size = (3.2 * len(sets) + 0.8, 0.6 + 0.22 * len(names))
-        figure, axes = sheet(1, len(sets), size, sharey=True)
-        for ax, dataset in zip(axes.flat, sets, strict=True):
+        columns, width = across(len(sets), min(3.2, page), page)
+        rows = -(-len(sets) // columns)
+        size = (width + (0.8 if page == SCREEN else 0), (0.6 + 0.22 * len(names)) * rows)
+        figure, axes = sheet(rows, columns, size, sharey=True)
+        unused(axes, len(sets))
+        for ax, dataset in zip(axes.flat, sets, strict=False):
             for y, defense in enumerate(names):
                 rows = (data["dataset"] == dataset) & (data["defense"] == defense)
                 own = data[rows]["training_seconds"]

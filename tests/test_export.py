@@ -103,7 +103,7 @@ def test_gallery(options, tmp_path):
         len(before) == len(after) == n
         for n, (_, before, after) in zip((40, 19), shown, strict=True)
     )
-    files = plots.save(pictures.gallery(shown, across=1), tmp_path / "gallery")
+    files = plots.save(pictures.gallery(shown, beside=1), tmp_path / "gallery")
     assert [file.suffix for file in files] == [".pdf", ".png"] and all(
         file.stat().st_size > 5000 for file in files
     )
@@ -158,7 +158,9 @@ def test_tsne_of_what_an_audit_kept(tmp_path, monkeypatch, capsys):
     assert here("run", *words, "--out", tmp_path, "--jobs", "1", "--audit") == 0
     (folder,) = tmp_path.glob("own*")
     shown = []
-    monkeypatch.setattr(pictures, "tsne", lambda panels: shown.extend(panels) or plots.plt.figure())
+    monkeypatch.setattr(
+        pictures, "tsne", lambda panels, *_: shown.extend(panels) or plots.plt.figure()
+    )
     assert here("plot", "tsne", folder, "--format", "png") == 0 and (folder / "tsne.png").exists()
     titles = [
         "No Defense",

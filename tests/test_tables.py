@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import RULES, here
+from matplotlib.text import Text
 
 from backdoorbench_ext import layout, plots, records, registry, tables
 from backdoorbench_ext.errors import InputError
@@ -132,9 +133,9 @@ def test_learning_puts_stages_one_after_the_other(tmp_path):
     }
     ca, _ = plots.learning([made, repaired], SUITE).axes
     assert [(line.get_color(), list(line.get_ydata())) for line in ca.lines] == [
-        ("#000000", [10, 20]),
-        ("#000000", [30]),
-        ("#E69F00", [40]),
+        ("#D55E00", [10, 20]),
+        ("#D55E00", [30]),
+        ("#0072B2", [40]),
     ]
     with pytest.raises(InputError, match="--audit logs it"):
         plots.learning([RECORDS[0] | {"curves": {}}], SUITE)
@@ -562,6 +563,41 @@ def test_every_drawing_shows_its_numbers(monkeypatch):
     for draw in plots.DRAWINGS.values():
         with pytest.raises(InputError, match="no records of paper yet"):
             draw([], SUITE)
+
+
+def smallest(figure):
+    """Points of the smallest letters of a figure."""
+    figure.canvas.draw()
+    seen = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    return min(text.get_fontsize() for text in seen)
+
+
+@pytest.mark.parametrize("kind", ["bars", "heatmap", "scatter", "times"])
+def test_plots_for_a_column(kind):
+    """As wide as is asked for, with letters of 7 points at least."""
+    many = [record("badnets", f"d{i}[k={i}]", 900, 9, 810) for i in range(9)]
+    suite = replace(SUITE, defenses=tuple(r["cell"]["defense"] for r in many))
+    for width in ("column", "text", "5"):
+        page = plots.inches(width)
+        figure = plots.DRAWINGS[kind](many, suite, page=page)
+        assert figure.get_figwidth() == page and smallest(figure) >= 7
+        titles = [ax.title for ax in figure.axes]
+        legends = [text for legend in figure.legends for text in legend.get_texts()]
+        places = [t.get_window_extent() for t in [*figure.texts, *legends, *titles]]
+        assert all(p.x0 >= -1 and p.x1 <= figure.bbox.x1 + 1 for p in places)
+        plots.plt.close(figure)
+    for width in ("row", "1", "nan"):
+        with pytest.raises(InputError, match="--width must be column, text or 2 to 14 inches"):
+            plots.inches(width)
+
+
+def test_a_defense_has_one_colour():
+    """In whatever company; a variant has its colour, another mark and line."""
+    alone = plots._looks(["cbd"])["cbd"]
+    among = plots._looks(["none", "mcci", "cbd", "cbd[t1=1]", "i_bau"])
+    assert among["cbd"] == alone and among["cbd[t1=1]"]["color"] == alone["color"]
+    assert among["cbd[t1=1]"]["marker"] != alone["marker"]
+    assert len({look["color"] for look in plots._looks(plots.ORDER).values()}) == len(plots.ORDER)
 
 
 def test_against_reported(tmp_path, monkeypatch):
