@@ -50,6 +50,7 @@ DRAWINGS = (
     "losses",
     "times",
     "learning",
+    "sensitivity",
     "gallery",
     "tsne",
 )
@@ -891,6 +892,14 @@ def tune_(
     folds: Annotated[
         int, typer.Option(help="parts that the poisoned training set is split into")
     ] = 5,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="the budget, equal for all defenses if a comparison is to be fair: at most so "
+            "many combinations, drawn at random",
+        ),
+    ] = None,
     protocol: Protocols = "cbd",
     rate: Annotated[float, typer.Option(help="poisoning rate")] = 0.1,
     seed: Annotated[int, typer.Option(help="of everything")] = 0,
@@ -905,7 +914,7 @@ def tune_(
     """Choose a defense's options by cross-validation on the poisoned training set."""
     from . import tune
 
-    names = tune.choices(defense, _axes(grid))
+    names = tune.choices(defense, _axes(grid), trials, seed)
     own = _own_grid(dataset, attack, "none", protocol)
     own = own.changed(epochs=epochs, model=model, seeds=(seed,), rates=(rate,))
     options = Options(out=to, data=data, download=download, device=device, plugins=tuple(plugin))

@@ -12,8 +12,9 @@ from .errors import InputError
 from .frame import frame, summary
 from .layout import present
 from .metrics import Metric
-from .naming import heads, labels, plain, rate
+from .naming import heads, labels, plain, rate, title
 from .records import Record
+from .registry import create, join, parse
 from .suite import Suite
 
 
@@ -334,3 +335,63 @@ def _curves(record: Record) -> Iterable[tuple[Line, Any]]:
             when = [start + seconds * (epoch + 1) / len(ca) for epoch in range(len(ca))]
             yield Line(record["cell"]["defense"], when, ca, asr), (stage, tuple(ca), tuple(asr))
         start += seconds
+
+
+# by (method with other options, option, data set), and by attack (and rate): values of the option,
+# and the metrics
+Curves = dict[tuple[str, str, str], dict[str, list[tuple[float, dict[str, float]]]]]
+
+
+def sensitivity(records: Sequence[Record], suite: Suite, metrics: Sequence[Metric]) -> Curves:
+    """What becomes of a defense where one numeric option changes and the others do not.
+
+    Raises:
+        InputError: no records, or no such option.
+    """
+    check(records, suite)
+    means = summary(records, metrics)
+    attacks, defenses = present(records, suite)
+    short = labels(attacks)
+    rates = len({share for _, share, _, _ in means}) > 1
+    found: Curves = {}
+    for fixed, option, values in _varied(defenses):
+        for (dataset, share, attack, defense), numbers in means.items():
+            if defense in values:
+                where = (title(fixed), option, dataset)
+                line = short[attack] + (f", {rate(share)}" if rates else "")
+                point = {metric.key: numbers[metric.key].mean for metric in metrics}
+                found.setdefault(where, {}).setdefault(line, []).append((values[defense], point))
+    if not found:
+        raise InputError(f"{suite.name} has no defense that differs in one numeric option alone")
+    for lines in found.values():
+        for points in lines.values():
+            points.sort(key=lambda point: point[0])
+    return found
+
+
+def _varied(defenses: Sequence[str]) -> Iterable[tuple[str, str, dict[str, float]]]:
+    """Method with what is equal, option, and its value in each of several defenses."""
+    families: dict[str, dict[str, dict[str, Any]]] = {}
+    for text in defenses:
+        name, options = parse(text)
+        families.setdefault(name, {})[text] = options
+    for name, variants in families.items():
+        options = dict.fromkeys(option for own in variants.values() for option in own)
+        for option in options:
+            alike: dict[str, dict[str, float]] = {}
+            for text, own in variants.items():
+                value = own.get(option, _default(name, option))
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    rest = join(name, {key: own[key] for key in sorted(own) if key != option})
+                    alike.setdefault(rest, {})[text] = float(value)
+            for rest, values in alike.items():
+                if len(set(values.values())) > 1:
+                    yield rest, option, values
+
+
+def _default(name: str, option: str) -> Any:
+    """An option's default; None of a method that is not at hand."""
+    try:
+        return getattr(create("defenses", name), option, None)
+    except InputError:
+        return None

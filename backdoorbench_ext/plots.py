@@ -564,6 +564,49 @@ def _learning(
     return drawn
 
 
+# an option whose values span more than this factor is drawn on a logarithmic scale
+SPAN = 15
+
+
+def sensitivity(
+    records: Sequence[Record],
+    suite: Suite,
+    metrics: Sequence[Metric] = USUAL,
+    page: float = SCREEN,
+) -> Figure:
+    """Each metric over one option of a defense, a row an option (and data set), a line an attack.
+
+    Raises:
+        InputError: as ``gather.sensitivity``.
+    """
+    shown = gather.sensitivity(records, suite, metrics)
+    lines = list(dict.fromkeys(line for own in shown.values() for line in own))
+    width = min(2.4 * len(metrics), page)
+    with plt.rc_context(STYLE):
+        size = (width, 1.9 * len(shown))
+        figure, axes = sheet(len(shown), len(metrics), size, sharey=True, sharex="row")
+        drawn: dict[str, Any] = {}
+        for row, ((defense, option, dataset), own) in zip(axes, shown.items(), strict=True):
+            for ax, metric in zip(row, metrics, strict=True):
+                for line, points in own.items():
+                    place = lines.index(line)
+                    look: Any = {"color": OKABE_ITO[place % 8], "marker": MARKS[place % 10]}
+                    heights = [numbers[metric.key] for _, numbers in points]
+                    drawn[line] = ax.plot(
+                        [value for value, _ in points], heights, ms=3.5, lw=1, **look
+                    )[0]
+                title = f"{metric.title}   {defense}, {dataset}"
+                ax.set_title(wrapped(title, int(15 * width / len(metrics))), fontsize=SMALL)
+                ax.set_xlabel(option)
+                ax.set_ylim(-4, 104)
+                values = [value for points in own.values() for value, _ in points]
+                if min(values) > 0 and max(values) / min(values) > SPAN:
+                    ax.set_xscale("log")
+            row[0].set_ylabel("percent")
+        legend(figure, list(drawn.values()), list(drawn))
+    return figure
+
+
 def times(
     records: Sequence[Record],
     suite: Suite,
@@ -606,6 +649,7 @@ DRAWINGS: dict[str, Callable[..., Figure]] = {
     "losses": losses,
     "learning": learning,
     "times": times,
+    "sensitivity": sensitivity,
 }
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from .metrics import get
 from .naming import explained, heads, title
 from .records import Record
 from .suite import Suite
+from .toolbox.checkout import chosen_on_tests
 
 DRAWS = 2000
 # trainings of a defense; of fewer, which agree by chance too often, nothing is said to be sure
@@ -37,6 +39,7 @@ class Standing:
     """A defense over the attacks of a ranking; shares in percent.
 
     Args:
+        tuned: on what its options were chosen.
         rank: from 1; None where it lacks an attack.
         first, last: the ranks that 95 % of the draws give; None of too few trainings.
         ca_lost: against No Defense of the same cell.
@@ -56,6 +59,7 @@ class Standing:
     arr: float
     attacks: int
     clean_images: int
+    tuned: str
     epochs: float
 
 
@@ -201,8 +205,24 @@ def _standing(
         _mean(over("arr")),
         len(own),
         max(r["given"]["clean_images"] for r in records),
+        tuned(defense, records),
         _epochs(defense, records, there),
     )
+
+
+def tuned(defense: str, records: Sequence[Record]) -> str:
+    """On what a defense's options were chosen, as far as records tell."""
+    name, options = registry.parse(defense)
+    if chosen_on_tests(name):
+        return "test set"
+    if all("tuned" in record for record in records):
+        return "poisoned training set"
+    # the lengths of a shortened grid are no choice
+    lengths = set()
+    with suppress(InputError):
+        known = fields(registry.get_class("defenses", name))
+        lengths = {f.name for f in known if f.metadata.get("length")}
+    return "by hand" if options.keys() - lengths else "nothing"
 
 
 def _bare(
@@ -242,6 +262,7 @@ def _repairs(defense: str) -> bool:
     return bool(getattr(cls, "after_training", False))
 
 
+BY_HAND = "tuned by hand: options are given, and how they were chosen is not recorded"
 HEAD = (
     "Rank",
     "Defense",
@@ -251,9 +272,10 @@ HEAD = (
     "CA lost",
     "ARR ↑",
     "Clean images",
+    "Tuned on",
     "Epochs",
 )
-WORDS = ("Rank", "Defense", "worst ASR ↓")
+WORDS = ("Rank", "Defense", "worst ASR ↓", "Tuned on")
 
 
 def lines(ranking: Ranking) -> list[list[str]]:
@@ -268,6 +290,7 @@ def lines(ranking: Ranking) -> list[list[str]]:
             f"{row.ca_lost:.1f}",
             f"{row.arr:.1f}",
             str(row.clean_images),
+            row.tuned,
             "--" if math.isnan(row.epochs) else f"{row.epochs:.0f}",
         ]
         for row in ranking.rows
@@ -299,6 +322,7 @@ def note(ranking: Ranking, suite: Suite) -> str:
         f"{ranking.seeds} seed{'s' if ranking.seeds > 1 else ''}; percent; by DER, the defense "
         "effectiveness rating",
         sure,
+        *([BY_HAND] if any(row.tuned == "by hand" for row in ranking.rows) else []),
         "CA lost is against No Defense; epochs are the whole cost in epochs of plain training, by "
         "the clock",
         *(["options: " + "; ".join(options)] if options else []),

@@ -89,6 +89,8 @@ class Shape(TypedDict):
     # what the attack told while it learned its trigger
     trigger: NotRequired[dict[Text, list[Number]]]
     given: Given
+    # how its options were chosen, by ``bbx tune``
+    tuned: NotRequired[dict[Text, Any]]
     time: Time
     surroundings: Surroundings
 

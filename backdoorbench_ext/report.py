@@ -34,6 +34,7 @@ DRAWN = {
     "rates": "Over the poisoning rate.",
     "curve": "Along the curve of MCR between two networks; a ring where its model was taken.",
     "losses": "Training losses; with those of clean and of poisoned images, which no defense sees.",
+    "sensitivity": "Over one option of a defense, the others being equal.",
     "learning": "CA and ASR of test images over the seconds of training, a line a stage.",
     "tsne": "What the networks make of test images, by t-SNE.",
 }
@@ -43,6 +44,7 @@ MOST_CELLS = {
     "heatmap": 600,
     "rates": 300,
     "curve": 60,
+    "sensitivity": 300,
     "losses": 60,
     "learning": 60,
     "tsne": 60,

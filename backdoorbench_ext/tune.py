@@ -5,6 +5,7 @@ no clean image, no test image.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,9 +32,16 @@ from .sharing import dropped
 from .suite import Cell, digest
 
 
-def choices(defense: str, grid: Mapping[str, Sequence[Any]]) -> list[str]:
+def choices(
+    defense: str, grid: Mapping[str, Sequence[Any]], trials: int | None = None, seed: int = 0
+) -> list[str]:
     """Every combination of the values in ``grid``, as names: ``cbd`` and {"t1": [3, 5]} ->
     ["cbd[t1=3]", "cbd[t1=5]"].
+
+    Args:
+        trials: the budget: so many of them, by chance, where there are more (random search,
+            Bergstra and Bengio 2012, https://www.jmlr.org/papers/v13/bergstra12a.html). A
+            comparison is fair where all defenses have the same.
 
     Raises:
         InputError: an unknown option, a value out of range, or nothing to choose from.
@@ -47,7 +55,11 @@ def choices(defense: str, grid: Mapping[str, Sequence[Any]]) -> list[str]:
         options = fixed | dict(zip(grid, values, strict=True))
         made.append(registry.join(name, options))
         registry.create("defenses", made[-1])
-    return made
+    if trials is None or trials >= len(made):
+        return made
+    rng = torch.Generator().manual_seed(seed_of(seed, "trials"))
+    drawn = torch.randperm(len(made), generator=rng)[:trials]
+    return [made[i] for i in sorted(drawn.tolist())]
 
 
 def cross_validate(
@@ -68,6 +80,7 @@ def cross_validate(
     """
     console = console or Console(stderr=True)
     results: dict[str, list[float]] = {}
+    spent: list[float] = []
     with bars(console, "folds") as told:
         lab = Lab(cell, options, partial(told, cell.attack))
         lab.check()
@@ -81,39 +94,86 @@ def cross_validate(
             key = digest(spec | {"folds": folds})
             file = options.out / "tune" / f"{registry.parse(name)[0]}-{key}.json"
             with locked(file.with_name(f".{file.name}")):
-                done = _kept(file, folds)
+                done, seconds = _kept(file, folds)
                 for k in range(len(done), folds):
+                    begun = time.perf_counter()
                     told("folds", "", folds * len(results) + k, folds * len(names))
                     this = f"{name}, fold {k + 1} of {folds}"
                     state = file.with_suffix(f".fold{k}")
                     done.append(_accuracy(lab, name, fold == k, k, state, partial(told, this)))
-                    kept = {"spec": spec, "folds": folds, "accuracy": done}
+                    seconds.append(time.perf_counter() - begun)
+                    kept = {"spec": spec, "folds": folds, "accuracy": done, "seconds": seconds}
                     write_text(file, json.dumps(kept, indent=1, sort_keys=True) + "\n")
                     remove(state)
                     say(console, f"{this}: {100 * done[-1]:.2f}")
             results[name] = done
+            spent.append(sum(seconds))
         told("folds", "", folds * len(names), folds * len(names))
+    chosen = Tuned(
+        defense=best(results),
+        dataset=cell.dataset,
+        attack=cell.attack,
+        rate=cell.rate,
+        seed=cell.seed,
+        trials=len(names),
+        folds=folds,
+        seconds=round(sum(spent), 1),
+    )
+    text = json.dumps(chosen, indent=1, sort_keys=True)
+    write_text(_place(options.out, replace(cell, defense=chosen["defense"])), text + "\n")
     return results
+
+
+class Tuned(TypedDict):
+    """How the options of a defense were chosen, and what that took."""
+
+    defense: str
+    dataset: str
+    attack: str
+    rate: float
+    seed: int
+    trials: int
+    folds: int
+    seconds: float
+
+
+def _place(out: Path, cell: Cell) -> Path:
+    """What was chosen holds for a defense on a data set under a protocol, whatever the attack."""
+    spec = cell.spec
+    key = digest({name: spec[name] for name in ("dataset", "defense", "protocol")})
+    return out / "tune" / "chosen" / f"{registry.parse(cell.defense)[0]}-{key}.json"
+
+
+def tuned(out: Path, cell: Cell) -> Tuned | None:
+    """How a cell's defense was tuned, if it was, below the same ``out``."""
+    file = _place(out, cell)
+    if not file.exists():
+        return None
+    found: Tuned = parsed(file, Tuned)
+    return found
 
 
 class Kept(TypedDict):
     """What is kept of the folds of a defense."""
 
     accuracy: list[Annotated[float, msgspec.Meta(ge=0, le=1)]]
+    seconds: list[Annotated[float, msgspec.Meta(ge=0)]]
 
 
-def _kept(file: Path, folds: int) -> list[float]:
-    """The accuracies of the folds that are done; none where the file is damaged."""
+def _kept(file: Path, folds: int) -> tuple[list[float], list[float]]:
+    """The accuracies of the folds that are done, and their seconds; none where the file is
+    damaged.
+    """
     if not file.exists():
-        return []
+        return [], []
     try:
-        done: list[float] = parsed(file, Kept)["accuracy"]
-        if len(done) <= folds:
-            return done
+        kept = parsed(file, Kept)
+        if len(kept["accuracy"]) == len(kept["seconds"]) <= folds:
+            return kept["accuracy"], kept["seconds"]
         raise InputError(f"{file}: more than {folds} folds")
     except InputError as error:
         dropped(file, error)
-        return []
+        return [], []
 
 
 def _accuracy(lab: Lab, name: str, held: Tensor, k: int, state: Path, progress: Progress) -> float:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from . import models, records, registry
+from . import models, records, registry, tune
 from .devices import keep_memory
 from .engine import Engine
 from .errors import InputError, one_line, told
@@ -89,7 +89,7 @@ def run_cell(lab: Lab, state: Path | None = None, pictures: Path | None = None) 
         "evaluation": time.perf_counter() - begun,
         "peak_memory_bytes": torch.cuda.max_memory_allocated(lab.device) if cuda else None,
     }
-    record = {
+    record: dict[str, Any] = {
         "format": records.FORMAT,
         "spec": lab.cell.spec,
         "cell": lab.cell.names,
@@ -104,6 +104,8 @@ def run_cell(lab: Lab, state: Path | None = None, pictures: Path | None = None) 
         "time": spent,
         "surroundings": _surroundings(lab, engine),
     }
+    if how := tune.tuned(lab.options.out, lab.cell):
+        record["tuned"] = how
     return Result(record, net, embeddings)
 
 

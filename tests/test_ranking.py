@@ -47,6 +47,25 @@ def test_ranks_ties_and_means():
     assert "means over 5 attacks" in ranking.note(found, GRID)
 
 
+@pytest.mark.parametrize(
+    ("defense", "on"),
+    [
+        ("cbd", "nothing"),
+        ("cbd[t1=3]", "by hand"),
+        # of a shortened grid
+        ("abl[isolation_epochs=2,epochs=6]", "nothing"),
+        ("backdoorbench:ft", "nothing"),
+        ("unknown[x=1]", "by hand"),
+    ],
+)
+def test_on_what_a_defense_was_tuned(defense, on):
+    told = record("badnets", defense, 900, 9, 810)
+    assert ranking.tuned(defense, [told]) == on
+    found = "poisoned training set"
+    assert ranking.tuned(defense, [told | {"tuned": {"trials": 4}}]) == found
+    assert ranking.tuned(defense, [told | {"tuned": {"trials": 4}}, told]) == on
+
+
 def test_few_trainings_say_nothing_of_chance():
     """Equal numbers share a rank, others are in order."""
     found = [r for r in grid() if r["cell"]["attack"] == "badnets"]

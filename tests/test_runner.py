@@ -669,7 +669,11 @@ def test_tune_by_cross_validation(tmp_path, grid, monkeypatch):
     """
     names = tune.choices("cbd[t1_steps=1]", {"beta": [1e-5, 1e-3]})
     assert names == ["cbd[t1_steps=1,beta=1e-05]", "cbd[t1_steps=1,beta=0.001]"]
-    assert len(tune.choices("cbd", {})) == 9, "the paper's own grid"
+    assert len(whole := tune.choices("cbd", {})) == 9, "the paper's own grid"
+    few = tune.choices("cbd", {}, trials=4, seed=1)
+    assert len(set(few)) == 4 and set(few) < set(whole)
+    assert few == tune.choices("cbd", {}, 4, 1) != tune.choices("cbd", {}, 4, 2)
+    assert tune.choices("cbd", {}, trials=20) == whole
     seen = []
 
     def predict(self, net, images):
@@ -688,9 +692,16 @@ def test_tune_by_cross_validation(tmp_path, grid, monkeypatch):
     assert tune.cross_validate(grid.cells()[0], names, 4, options) == results and len(seen) == 8, (
         "nothing is trained twice"
     )
-    assert len(list((tmp_path / "tune").glob("[!.]*"))) == len(names) == 2, (
-        "the state of finished folds is taken away"
-    )
+    assert len(list((tmp_path / "tune").glob("[!.]*.json"))) == len(names) == 2
+    assert not list((tmp_path / "tune").glob("*.fold*")), "of finished folds"
+    # what was chosen holds whatever the attack, and for this alone
+    chosen = tune.best(results)
+    cell = replace(grid.cells()[0], attack="blend", defense=chosen)
+    how = tune.tuned(tmp_path, cell)
+    assert how and (how["defense"], how["trials"], how["folds"]) == (chosen, 2, 4)
+    assert how["attack"] == grid.cells()[0].attack and how["seconds"] >= 0
+    assert tune.tuned(tmp_path, replace(cell, defense="cbd")) is None
+    assert tune.tuned(tmp_path, replace(cell, dataset="digits")) is None
     for call, says in (
         (lambda: tune.choices("none", {}), "names no options to tune"),
         (lambda: tune.choices("cbd", {"beta": [-1]}), "beta must lie in"),

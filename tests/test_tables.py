@@ -8,7 +8,7 @@ import pytest
 from conftest import RULES, here
 from matplotlib.text import Text
 
-from backdoorbench_ext import layout, plots, records, registry, tables
+from backdoorbench_ext import gather, layout, plots, records, registry, tables
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.frame import frame
 from backdoorbench_ext.metrics import get
@@ -589,6 +589,24 @@ def test_plots_for_a_column(kind):
     for width in ("row", "1", "nan"):
         with pytest.raises(InputError, match="--width must be column, text or 2 to 14 inches"):
             plots.inches(width)
+
+
+def test_sensitivity():
+    """A panel an option that changes alone; what is not given has its default; others are left
+    out.
+    """
+    names = ("mcci[images=1]", "mcci[images=10,lr=1.0]", "mcci", "cbd[variant=release]", "cbd")
+    found = [record("badnets", name, 900 - i, 9, 810) for i, name in enumerate(names)]
+    suite = replace(SUITE, defenses=names)
+    (shown,) = gather.sensitivity(found, suite, [get("ca")]).items()
+    usual = float(registry.create("defenses", "mcci").images)
+    points = [(1.0, {"ca": 90.0}), (usual, {"ca": 89.8})]
+    assert shown == (("MCCI", "images", "digits"), {"BadNets": points})
+    figure = plots.sensitivity(found, suite, [get("ca")], page=3.3)
+    (line,) = figure.axes[0].lines
+    assert line.get_xydata().tolist() == [[1.0, 90.0], [usual, 89.8]]
+    with pytest.raises(InputError, match="no defense that differs in one numeric option alone"):
+        plots.sensitivity(RECORDS, SUITE)
 
 
 def test_a_defense_has_one_colour():
