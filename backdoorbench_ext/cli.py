@@ -666,13 +666,40 @@ def compare_(
 
 @app.command("report")
 def report_(
-    name: Name, scale: Scale = None, to: Out = Path("runs"), plugin: Plugins = NO_FILES
+    name: Annotated[str, typer.Argument(help=NAME)] = "",
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="in place of a name: all suites of a folder, and a page that lists them",
+        ),
+    ] = None,
+    scale: Scale = None,
+    to: Out = Path("runs"),
+    plugin: Plugins = NO_FILES,
 ) -> None:
-    """Write a suite's records as one HTML page: ranking, cells, table, plots, triggers."""
+    """Write a suite's records as one HTML page: ranking, grid, cells, table, plots, triggers."""
     from . import report
 
-    grid, folder = _grid(name, to, scale)
-    print(report.write(records.of_grid(grid, folder), grid, folder))
+    if bool(name) == bool(index):
+        raise InputError("give either a suite, or --index and a folder")
+    if index is None:
+        grid, folder = _grid(name, to, scale)
+        print(report.write(records.of_grid(grid, folder), grid, folder))
+        return
+    listed = []
+    folders = [file.parent for file in sorted(index.glob(f"*/{suite.FILE}"))]
+    with bars(err) as told:
+        for done, folder in enumerate(folders):
+            told("pages", folder.name, done, len(folders))
+            grid = suite.load(str(folder))
+            there = records.of_grid(grid, folder)
+            if there:
+                report.write(there, grid, folder)
+                listed.append((grid, folder, there))
+    if not listed:
+        raise InputError(f"{index}: no folder in it holds results")
+    print(report.index(listed, index))
 
 
 @app.command()

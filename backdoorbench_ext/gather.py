@@ -146,6 +146,15 @@ def _by_defense(
     return panels
 
 
+def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of points (CA, ASR) those that none beats in both, by CA."""
+    best: list[tuple[float, float]] = []
+    for ca, asr in sorted(points, key=lambda point: (-point[0], point[1])):
+        if not best or asr < best[-1][1]:
+            best.append((ca, asr))
+    return best[::-1]
+
+
 @dataclass(frozen=True)
 class Grid:
     """Means over seeds: names of rows and columns, and by metric the numbers, nan for none."""

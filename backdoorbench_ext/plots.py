@@ -293,7 +293,8 @@ def _heat(ax: Any, values: Sequence[Sequence[float]], metric: Metric) -> None:
         for x, value in enumerate(row):
             if not math.isnan(value):
                 dark = value < 12 or value > 88
-                ink = "white" if dark else "black"
+                # not black, which a dark page turns: the field stays as it is
+                ink = "white" if dark else "#111111"
                 ax.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=SMALL, color=ink)
 
 
@@ -304,7 +305,7 @@ def scatter(
     page: float = SCREEN,
 ) -> Figure:
     """ASR against CA, a point a cell, a colour and mark a defense, a panel a data set: good is at
-    the lower right.
+    the lower right. A line joins the cells that none beats in both (the Pareto front).
     """
     _, names = _names(records, suite)
     means = summary(records, USUAL)
@@ -322,6 +323,10 @@ def scatter(
                 asr = [numbers["asr"].mean for numbers in own]
                 points: Any = {"ls": "", "ms": 5, "mew": 0, "alpha": 0.85, "label": name}
                 ax.plot(ca, asr, **looks[defense] | points)
+            front = gather.front(
+                (n["ca"].mean, n["asr"].mean) for key, n in means.items() if key[0] == dataset
+            )
+            ax.step(*zip(*front, strict=True), where="pre", lw=0.7, color="#999999", zorder=0)
             ax.set_title(dataset, fontsize=8)
             ax.set_xlabel("CA, percent →")
             low, high = ax.get_xlim()
@@ -678,12 +683,22 @@ def _draw_as_text(figure: Figure) -> None:
         text.set_text("\n".join(map(one_line, text.get_text().split("\n"))))
 
 
+# what is black in a picture is light on a dark page, where the viewer asks for one
+FOLLOWING = (
+    "svg { color: #111; fill: currentColor } "
+    "@media (prefers-color-scheme: dark) { svg { color: #e8e8e8 } }"
+)
+
+
 def svg(figure: Figure) -> bytes:
-    """A figure as SVG, its letters as paths, which looks alike everywhere; the figure is closed."""
+    """A figure as SVG without a background, its letters as paths, which looks alike everywhere, and
+    follows the viewer's choice of a dark page; the figure is closed.
+    """
     buffer = io.BytesIO()
     _draw_as_text(figure)
     with plt.rc_context({"svg.hashsalt": "bbx"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     plt.close(figure)
-    return buffer.getvalue()
+    text = buffer.getvalue().replace(b"#000000", b"currentColor")
+    return text.replace(b"<defs>", f"<defs><style>{FOLLOWING}</style>".encode(), 1)

@@ -21,7 +21,7 @@ from .errors import InputError
 from .frame import NAN, Place, key, values, where
 from .layout import present
 from .metrics import get
-from .naming import explained, heads, title
+from .naming import explained, heads, labels
 from .records import Record
 from .suite import Suite
 from .toolbox.checkout import chosen_on_tests
@@ -200,7 +200,7 @@ def _standing(
         _mean(over("der")),
         _mean(asr),
         asr[worst] if asr else NAN,
-        title(own[worst][2], "attacks") if own else "",
+        labels([attack for *_, attack in places])[own[worst][2]] if own else "",
         _mean(lost),
         _mean(over("arr")),
         len(own),
@@ -308,15 +308,16 @@ def _rank(row: Standing, ranking: Ranking) -> str:
 def note(ranking: Ranking, suite: Suite) -> str:
     """What a reader must know of the ranking."""
     shown = {row.defense for row in ranking.rows if row.attacks}
-    options = explained({d: short for d, short in ranking.named.items() if d in shown})
     count = len(ranking.places)
-    attacks = ", ".join(dict.fromkeys(title(p[2], "attacks") for p in ranking.places))
+    called = labels(list(dict.fromkeys(attack for *_, attack in ranking.places)))
+    options = explained({d: short for d, short in ranking.named.items() if d in shown}, called)
     sure = (
         "a rank is shared with those above until a defense is surely worse than their first; in "
         f"brackets where 95 % of {DRAWS} draws of attacks and seeds put it"
         if ranking.rows[0].first is not None
         else f"fewer than {LEAST} trainings a defense: the order of the numbers, nothing is sure"
     )
+    attacks = ", ".join(called.values())
     parts = [
         f"{suite.name}: means over {count} attack{'s' if count > 1 else ''} ({attacks}) and "
         f"{ranking.seeds} seed{'s' if ranking.seeds > 1 else ''}; percent; by DER, the defense "

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
@@ -18,19 +19,21 @@ from . import __version__, gather, pictures, plots, ranking, tables
 from .errors import InputError
 from .files import write_text
 from .frame import Key, key, summary
-from .layout import Style, caption, layout
+from .layout import Style, caption, layout, present
 from .metrics import COUNTED
-from .naming import title
+from .naming import heads as titles
+from .naming import labels, rate, title
 from .reading import whole_png
-from .records import Record, current, precision
-from .suite import Suite
+from .records import Record, current, precision, wilson
+from .suite import Suite, digest
 from .tables import USUAL
 
 DRAWN = {
     "bars": "CA, ASR and ARR by attack and defense; whiskers are the 95 % interval of one run, or "
     "the range over seeds.",
     "heatmap": "The whole grid; blue is good in all three.",
-    "scatter": "ASR against CA, a point a cell; good is at the lower right.",
+    "scatter": "ASR against CA, a point a cell; good is at the lower right; the line joins "
+    "what none beats in both.",
     "rates": "Over the poisoning rate.",
     "curve": "Along the curve of MCR between two networks; a ring where its model was taken.",
     "losses": "Training losses; with those of clean and of poisoned images, which no defense sees.",
@@ -99,7 +102,7 @@ def facts(record: Record) -> dict[str, str]:
     around = record["surroundings"]
     counts = record["metrics"]
     ordered = [name for name in COUNTED if name in counts]
-    told = {name.upper(): "{:,} of {:,}".format(*counts[name]) for name in ordered}
+    told = {name.upper(): _with_interval(*counts[name]) for name in ordered}
     for name, probed in record["probes"].items():
         told[f"{name}, percent"] = ", ".join(
             f"{m.upper()} {100 * hits / n:.2f}" for m, (hits, n) in probed.items() if n
@@ -120,18 +123,63 @@ def facts(record: Record) -> dict[str, str]:
     return told
 
 
+def _with_interval(hits: int, n: int) -> str:
+    """A count with its share and the 95 % interval of other test images."""
+    if not n:
+        return "0 of 0"
+    low, high = wilson(hits, n)
+    words = f"{100 * hits / n:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+    return f"{hits:,} of {n:,}, {words}"
+
+
+def heat(records: Sequence[Record], suite: Suite) -> dict[str, Any]:
+    """The grid to look at and to click: defenses down, attacks (and data sets and rates) across; of
+    each field the record of the first seed, and the means.
+    """
+    means = summary(records, USUAL)
+    first = {key(r): number for number, r in reversed(list(enumerate(records)))}
+    attacks, defenses = present(records, suite)
+    called = labels(attacks)
+    places = list(dict.fromkeys(cell[:3] for cell in means))
+    places.sort(key=lambda p: (suite.datasets.index(p[0]), attacks.index(p[2]), p[1]))
+    several = [len({place[axis] for place in places}) > 1 for axis in (0, 1)]
+
+    def field(cell: Key) -> dict[str, Any] | None:
+        if cell not in means:
+            return None
+        numbers = [means[cell][metric.key].mean for metric in USUAL]
+        return {"record": first[cell], "values": [None if n != n else n for n in numbers]}
+
+    heads = []
+    for dataset, share, attack in places:
+        more = [dataset] if several[0] else []
+        more += [rate(share)] if several[1] else []
+        heads.append(", ".join([called[attack], *more]))
+    rows = [
+        (name, [field((*place, defense)) for place in places])
+        for defense, name in titles(defenses).items()
+    ]
+    return {"heads": heads, "rows": rows}
+
+
 def cells(records: Iterable[Record], suite: Suite, folder: Path) -> dict[str, Any]:
     """All that a click shows of each record, for the page's script; parts of specs that many share
     stand there once.
     """
-    paths = {(c.dataset, c.rate, c.attack, c.defense, c.seed): c.path for c in suite.cells()}
+    grid = suite.unresolved()
+    places = {(c.dataset, c.rate, c.attack, c.defense, c.seed): c for c in grid}
     parts: dict[str, int] = {}
     shown = []
     for record in records:
         spec = record["spec"]
-        path = paths[(*key(record), spec["seed"])]
+        one = places[(*key(record), spec["seed"])]
         where = shlex.quote(str(folder))
-        only = shlex.quote(path.stem)
+        try:
+            # of the version that there is now
+            only = shlex.quote(one.path.stem)
+        except InputError:
+            # its plugin is not at hand
+            only = shlex.quote(f"{one.stem}-{digest(spec)}")
         curves = [
             [f"{name}: {values[0]:.3g} to {values[-1]:.3g}, {len(values)} epochs", curve(values)]
             for name, values in record["curves"].items()
@@ -140,6 +188,8 @@ def cells(records: Iterable[Record], suite: Suite, folder: Path) -> dict[str, An
         cell = record["cell"]
         shown.append(
             {
+                # what a link to it says
+                "id": digest(spec),
                 "title": f"{title(cell['defense'])} against {cell['attack']}",
                 "where": f"{cell['dataset']}, poisoning rate {100 * spec['rate']:g} %, "
                 f"seed {spec['seed']}",
@@ -214,37 +264,45 @@ def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
     numbers = {id(record): number for number, record in enumerate(records)}
     compared = [row for row in shown if row["compared"]]
     drawn, large = _drawn(records, suite, folder)
-    environment = Environment(
+    # a script's text must not end its element
+    details = json.dumps(cells(records, suite, folder)).replace("<", "\\u003c")
+    return (
+        _templates()
+        .get_template("report.html")
+        .render(
+            suite=suite,
+            rows=shown,
+            axes={name: list(dict.fromkeys(row[name] for row in shown)) for name in AXES},
+            heat=heat(records, suite),
+            reported=[m for m in USUAL if any(_told(row[m.key]["reported"]) for row in compared)],
+            compared=compared,
+            number=lambda record: numbers[id(record)],
+            told=_told,
+            details=details,
+            standings=ranked and ranking.lines(ranked),
+            heads=ranking.HEAD,
+            note=ranked and ranking.note(ranked, suite),
+            layout=layout(records, suite, Style()),
+            caption=caption(records, suite, Style()),
+            metrics=USUAL,
+            tolerance=tables.TOLERANCE,
+            pictures=drawn,
+            large=large,
+            triggers=_triggers(suite, folder),
+            downloads=downloads,
+            done=len(records),
+            all=len(suite.unresolved()),
+            version=__version__,
+        )
+    )
+
+
+def _templates() -> Environment:
+    return Environment(
         loader=PackageLoader(__package__),
         autoescape=select_autoescape(),
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    # a script's text must not end its element
-    details = json.dumps(cells(records, suite, folder)).replace("<", "\\u003c")
-    return environment.get_template("report.html").render(
-        suite=suite,
-        rows=shown,
-        axes={name: list(dict.fromkeys(row[name] for row in shown)) for name in AXES},
-        reported=[m for m in USUAL if any(_told(row[m.key]["reported"]) for row in compared)],
-        compared=compared,
-        number=lambda record: numbers[id(record)],
-        told=_told,
-        details=details,
-        standings=ranked and ranking.lines(ranked),
-        heads=ranking.HEAD,
-        note=ranked and ranking.note(ranked, suite),
-        layout=layout(records, suite, Style()),
-        caption=caption(records, suite, Style()),
-        metrics=USUAL,
-        tolerance=tables.TOLERANCE,
-        pictures=drawn,
-        large=large,
-        triggers=_triggers(suite, folder),
-        downloads=downloads,
-        done=len(records),
-        all=len(suite.cells()),
-        version=__version__,
     )
 
 
@@ -254,6 +312,33 @@ AXES = ("dataset", "attack", "defense")
 def _told(value: float | None) -> bool:
     """Whether a published number is there."""
     return value is not None and value == value
+
+
+def index(folders: Sequence[tuple[Suite, Path, Sequence[Record]]], to: Path) -> Path:
+    """Write ``index.html`` into ``to``: a line a suite, with who leads and a link to its page.
+
+    Args:
+        folders: suites, their folders below ``to``, and their records.
+    """
+    lines = []
+    for suite, folder, records in folders:
+        try:
+            best = ranking.rank(current(records), suite)
+            lead = [best.named[row.defense] for row in best.rows if row.rank == 1]
+        except InputError:
+            lead = []
+        lines.append(
+            {
+                "suite": suite,
+                "href": quote(f"{folder.relative_to(to).as_posix()}/report.html"),
+                "done": len(records),
+                "all": len(suite.unresolved()),
+                "lead": ", ".join(lead),
+            }
+        )
+    page = _templates().get_template("index.html").render(lines=lines, version=__version__)
+    write_text(to / "index.html", page)
+    return to / "index.html"
 
 
 def write(records: Sequence[Record], suite: Suite, folder: Path) -> Path:

@@ -5,14 +5,16 @@ browser, by keyboard and on a phone.
 import json
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from conftest import here
-from test_tables import RECORDS, SUITE
+from test_tables import RECORDS, SUITE, record
 
-from backdoorbench_ext import report
+from backdoorbench_ext import plots, records, report
 from backdoorbench_ext.errors import InputError
 
 GRID = replace(
@@ -24,12 +26,12 @@ GRID = replace(
     },
 )
 ROWS = [
-    record
+    made
     | {
         "curves": {"train loss": [2.0, 1.0, 0.5]},
-        "surroundings": record["surroundings"] | {"versions": {"torch": "2"}, "bf16": False},
+        "surroundings": made["surroundings"] | {"versions": {"torch": "2"}, "bf16": False},
     }
-    for record in RECORDS
+    for made in RECORDS
 ]
 
 
@@ -53,7 +55,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(page):
     assert len(cells) == 5 and 'data-value="88.0">88.00' in text
     assert all(details["parts"][cell["spec"]["rate"]] == 0.1 for cell in cells)
     opened = re.findall(r'data-opens="(\d+)"', text)
-    assert sorted(map(int, opened)) == list(range(5)), "every cell can be looked into"
+    assert sorted(map(int, opened)) == sorted([*range(5)] * 2), "in the grid and among the cells"
     assert (
         not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", text)
         and "url(" not in text
@@ -118,15 +120,106 @@ def test_command(tmp_path, capsys, monkeypatch):
     )
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
-def test_in_a_browser(page):
+def test_the_grid_has_every_field():
+    """Rows are defenses, columns attacks; a click opens the record of the first seed."""
+    more = [*ROWS, record("badnets", "cbd", 860, 9, 801, seed=1)]
+    found = report.heat(more, GRID)
+    assert found["heads"] == ["BadNets", "Blend"]
+    (_, bare), (name, cbd), (_, mcci) = found["rows"]
+    assert name == "CBD" and cbd[0]["record"] == 1 and cbd[0]["values"] == [87.0, 1.0, 89.0]
+    assert bare[1]["record"] == 3 and mcci[1] is None
+    assert report.facts(ROWS[1])["CA"] == "880 of 1,000, 88.00 % (85.84 to 89.87)"
+
+
+def test_pictures_follow_a_dark_page():
+    """What is black takes the page's colour; there is no background."""
+    text = plots.svg(plots.bars(ROWS, GRID)).decode()
+    assert "prefers-color-scheme: dark" in text and "#000000" not in text
+    assert "currentColor" in text and "fill: #ffffff" not in text
+
+
+def test_an_index_of_all_suites(tmp_path, capsys):
+    """Folders without results are passed over; who leads stands beside the link."""
+    both = replace(GRID, name="more")
+    for suite in (GRID, both):
+        suite.save(tmp_path / suite.name)
+        for cell in suite.cells():
+            for row in ROWS:
+                if (row["cell"]["attack"], row["cell"]["defense"]) == (cell.attack, cell.defense):
+                    records.write(tmp_path / suite.name / cell.path, row | {"spec": cell.spec})
+    (tmp_path / "empty").mkdir()
+    assert here("report", "--index", tmp_path) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "index.html")
+    text = (tmp_path / "index.html").read_text()
+    links = re.findall(r'href="([^"d][^"]*)"', text)
+    assert links == ["more/report.html", "paper%20%3C1%3E/report.html"]
+    assert all((tmp_path / unquote(link)).exists() for link in links)
+    assert text.count("5 of 6") == 2 and "CBD" in text
+    for words in ((), ("demo", "--index", tmp_path)):
+        assert here("report", *words) == 2
+        assert "give either a suite, or --index" in capsys.readouterr().err
+    assert here("report", "--index", tmp_path / "empty") == 2
+    assert "no folder in it holds results" in capsys.readouterr().err
+
+
+@contextmanager
+def browser_tab(width=375):
+    """A page of Chromium, what it says and what it asks for."""
     browsers = pytest.importorskip("playwright.sync_api", reason="no playwright here")
     with browsers.sync_playwright() as tool:
         browser = tool.chromium.launch(
             executable_path=shutil.which("chromium"),
             args=["--no-sandbox", "--disable-background-networking"],
         )
-        tab = browser.new_page(viewport={"width": 375, "height": 800})
+        yield browser.new_page(viewport={"width": width, "height": 800})
+        browser.close()
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
+def test_what_is_shown_has_an_address(page):
+    """Filters, order, the grid's number and the opened cell are in the address, and come back."""
+    with browser_tab() as tab:
+        tab.goto(page.as_uri())
+        field = tab.locator("#grid td button").nth(2)
+        assert field.inner_text() == "1.0" and "CBD, BadNets" in field.get_attribute("aria-label")
+        tab.select_option("#metric", "ca")
+        assert field.inner_text() == "88.0"
+        tab.fill("#text", "cbd")
+        tab.locator("#board thead button", has_text="ASR ↓").first.click()
+        field.click()
+        assert tab.locator("dialog[open] h2").inner_text() == "CBD against badnets"
+        address = tab.url
+        assert "text=cbd" in address and "metric=ca" in address and "sort=3a" in address
+        tab.keyboard.press("Escape")
+        tab.wait_for_function("!location.hash.includes('cell=')")
+        assert "text=cbd" in tab.url
+        tab.goto("about:blank")
+        tab.goto(address)
+        assert tab.locator("dialog[open] h2").inner_text() == "CBD against badnets"
+        assert tab.input_value("#text") == "cbd" and field.inner_text() == "88.0"
+        assert tab.inner_text("#count") == "2 of 5"
+        tab.goto(page.as_uri() + "#metric=none&cell=none&sort=99a&text=")
+        assert tab.locator("dialog[open]").count() == 0 and field.inner_text() == "1.0"
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_in_the_way_of_anybody(page, scheme):
+    """axe-core finds nothing serious, on the page and in an opened cell."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe here")
+    with browser_tab(1400) as tab:
+        tab.emulate_media(color_scheme=scheme)
+        tab.goto(page.as_uri())
+        for step in ("page", "cell"):
+            if step == "cell":
+                tab.locator("#grid td button").first.click()
+            found = axe.Axe().run(tab).response["violations"]
+            assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
+def test_in_a_browser(page):
+    with browser_tab() as tab:
         said = []
         asked = []
         tab.on("console", lambda message: said.append(message.text))
@@ -180,4 +273,3 @@ def test_in_a_browser(page):
             and "88.0000" in kept.value.path().read_text()
         )
         assert said == [] and [url for url in asked if not url.startswith(("file:", "data:"))] == []
-        browser.close()

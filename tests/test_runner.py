@@ -435,7 +435,7 @@ def test_killed_at_random_moments(tmp_path):
     assert here("run", file, "--device", "cpu", "--jobs", 1, "--out", tmp_path / "whole") == 0
     rng = random.Random(0)
     kills = 0
-    for _ in range(5):
+    for _ in range(4):
         with started(
             "run", file, "--device", "cpu", "--jobs", 1, "--out", "torn", cwd=tmp_path
         ) as process:

@@ -512,6 +512,7 @@ def test_every_drawing_shows_its_numbers(monkeypatch):
     points = {
         (x, y)
         for line in plots.scatter(RECORDS, SUITE).axes[0].lines
+        if line.get_marker() != "None"
         for x, y in zip(*line.get_data(), strict=True)
     }
     assert points == {(90.0, 100.0), (91.0, 95.0), (88.0, 1.0), (87.0, 2.0), (89.0, 1.0)}
@@ -589,6 +590,12 @@ def test_plots_for_a_column(kind):
     for width in ("row", "1", "nan"):
         with pytest.raises(InputError, match="--width must be column, text or 2 to 14 inches"):
             plots.inches(width)
+
+
+def test_front():
+    """What has less CA has less ASR."""
+    points = [(90, 100), (88, 1), (87, 2), (91, 95), (60, 0), (88, 3), (60, 0)]
+    assert gather.front(points) == [(60, 0), (88, 1), (91, 95)]
 
 
 def test_sensitivity():
