@@ -1,6 +1,13 @@
-"""Backdoor benchmark suite: a registry of attacks and defenses, a runner, tables for a paper."""
+"""Backdoor attacks and defenses for image classifiers, compared under equal conditions.
 
-import os
+``import backdoorbench_ext as bbx`` offers the steps of a cell and whole grids (``bbx.poison``,
+``bbx.train``, ``bbx.evaluate``, ``bbx.run``, ``bbx.results``); they are imported when they are
+first used, since PyTorch takes seconds. The command line is ``bbx``.
+"""
+
+import os as _os
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 __version__ = "0.1.0"
 
@@ -8,4 +15,41 @@ __version__ = "0.1.0"
 # such that never spin make one job alone a quarter slower; 3,000 turns are some microseconds,
 # enough between two operations of a network (docs/speed.md). Read once, when torch is first
 # imported: it has to be set here.
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+_os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+if _TYPE_CHECKING:
+    from .python import (
+        attack,
+        defense,
+        evaluate,
+        load_data,
+        load_model,
+        poison,
+        results,
+        run,
+        train,
+    )
+
+__all__ = [
+    "attack",
+    "defense",
+    "evaluate",
+    "load_data",
+    "load_model",
+    "poison",
+    "results",
+    "run",
+    "train",
+]
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import python
+
+    return getattr(python, name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -34,7 +34,7 @@ from .suite import Suite
 app = typer.Typer(
     help=__doc__,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -572,6 +572,27 @@ def _current(grid: Suite, folder: Path) -> list[records.Record]:
     kept = records.current(there)
     gather.check(kept, grid)
     return kept
+
+
+@app.command("cite")
+def cite_(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="attacks and defenses, or a folder of results"),
+    ] = None,
+    plugin: Plugins = NO_FILES,
+) -> None:
+    """Print BibTeX of this software and of the papers of what you ran."""
+    from .cite import cite
+
+    asked: list[str] = []
+    for name in names or []:
+        if suite.is_results(name):
+            grid = suite.load(name)
+            asked += [*grid.attacks, *grid.defenses]
+        else:
+            asked.append(name)
+    print(cite(asked), end="")
 
 
 @app.command("rank")

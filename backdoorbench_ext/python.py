@@ -1,0 +1,201 @@
+"""What ``import backdoorbench_ext as bbx`` offers: the steps of a cell one by one, and whole grids.
+
+The steps are those of ``bbx run``: the same names, seed and protocol give the same network and the
+same numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from . import datasets, registry
+from . import records as kept
+from .api import Attack, Defense, Method
+from .errors import InputError, nearest
+from .frame import frame
+from .images import Images
+from .lab import Lab
+from .metrics import COUNTED, get
+from .models import unpack
+from .options import Options
+from .protocols import PROTOCOLS, Protocol
+from .reading import content
+from .suite import Suite, load
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load_data(
+    name: str, data: str | Path | None = None, *, download: bool = False
+) -> tuple[Images, Images]:
+    """A data set's training and test images: ``x`` uint8 (n, 3, h, w), ``y`` int64 (n,).
+
+    Args:
+        name: as ``--dataset`` takes it: ``"cifar10[train=10000]"``, ``"folder:PATH"``.
+        data: the folder of its files; ``download``: let torchvision fetch what is missing there.
+
+    Raises:
+        InputError: no such data set, or files that cannot be read.
+    """
+    return datasets.load(name, Path(data) if data else None, download=download)
+
+
+def attack(name: str, **options: Any) -> Attack:
+    """An attack: ``attack("blend", alpha=0.2)``.
+
+    Raises:
+        InputError: an unknown name or option, or a value out of range.
+    """
+    made: Attack = registry.create("attacks", registry.join(name, options))
+    return made
+
+
+def defense(name: str, **options: Any) -> Defense:
+    """A defense: ``defense("cbd", t1=3)``.
+
+    Raises:
+        InputError: as ``attack``.
+    """
+    made: Defense = registry.create("defenses", registry.join(name, options))
+    return made
+
+
+def poison(
+    attack: str | Attack,
+    dataset: str,
+    *,
+    rate: float = 0.1,
+    seed: int = 0,
+    protocol: str | Protocol = "cbd",
+    epochs: int | None = None,
+    model: str | None = None,
+    data: str | Path | None = None,
+    device: str = "auto",
+    out: str | Path = "runs",
+) -> Lab:
+    """Poison a data set. What comes back holds ``poisoned`` (with ``mask``: which images are),
+    ``reserve`` (clean images that a defense may be given), ``test`` and ``triggered``.
+
+    Args:
+        rate: share of all training images.
+        protocol, epochs, model: as ``bbx run`` has them; a protocol may be an object, too.
+        out: folder in which what takes long is kept, such as learned triggers and victims.
+
+    Raises:
+        InputError: as ``Lab.check``.
+    """
+    if isinstance(protocol, str):
+        if protocol not in PROTOCOLS:
+            raise nearest(protocol, PROTOCOLS, "protocols")
+        protocol = PROTOCOLS[protocol]
+    grid = Suite("python", protocol, (dataset,), (_text(attack),), ("none",), (rate,), (seed,))
+    (cell,) = grid.changed(epochs=epochs, model=model).cells()
+    options = Options(out=Path(out), data=Path(data) if data else None, device=device)
+    lab = Lab(cell, options)
+    lab.check()
+    return lab
+
+
+def _text(method: str | Method) -> str:
+    """The name of a method, with the options that are not its defaults."""
+    if isinstance(method, str):
+        return method
+    name = type(method).__module__.rpartition(".")[2].removeprefix("backdoorbench_ext_plugin_")
+    given = {f.name: getattr(method, f.name) for f in fields(method) if f.init}
+    usual = registry.create(_kind(method), name)
+    return registry.join(name, {k: v for k, v in given.items() if v != getattr(usual, k)})
+
+
+def _kind(method: Method) -> str:
+    return "attacks" if isinstance(method, Attack) else "defenses"
+
+
+def train(defense: str | Defense, lab: Lab) -> nn.Module:
+    """Train on what ``poison`` gave, with a defense; ``"none"`` is ordinary training.
+
+    Returns:
+        A network in eval mode: float (n, 3, h, w) in [0, 1] -> logits (n, classes).
+
+    Raises:
+        InputError: as ``Lab.check``: it needs more clean images than there are, for one.
+    """
+    own = copy.copy(lab)
+    own.cell = replace(lab.cell, defense=_text(defense))
+    own.check()
+    method = own.defense
+    engine = own.engine()
+    net: nn.Module = method.finish(method.fit(own.poisoned.observed(), engine), engine)
+    return net
+
+
+def evaluate(net: nn.Module, lab: Lab) -> dict[str, float]:
+    """Clean accuracy "ca", attack success rate "asr" and accuracy on triggered images by their true
+    class "arr", in percent.
+    """
+    hits = lab.engine().measure(net, lab.test, lab.triggered)
+    return {name: 100 * int(hits[name].sum()) / len(hits[name]) for name in COUNTED}
+
+
+def run(
+    suite: str | Suite,
+    *,
+    only: str = "",
+    seeds: Sequence[int] = (),
+    epochs: int | None = None,
+    scale: float | None = None,
+    data: str | Path | None = None,
+    device: str = "auto",
+    out: str | Path = "runs",
+    jobs: int | None = 1,
+) -> pd.DataFrame:
+    """Run what has no record yet of a benchmark, by its name or as an object, and give all its
+    numbers: ``results`` of its folder.
+
+    Args:
+        only: words that must be in a cell's path.
+        jobs: trainings at a time, each in a process; None for as many as fit.
+
+    Raises:
+        InputError: what cannot work, or a cell that failed, with the reason.
+    """
+    from . import runner
+
+    grid = (load(suite) if isinstance(suite, str) else suite).changed(
+        epochs=epochs, seeds=tuple(seeds), scale=scale
+    )
+    options = Options(out=Path(out), data=Path(data) if data else None, device=device)
+    plan = runner.plan(grid, grid.cells(only), options)
+    for outcome in runner.run(plan, jobs=jobs):
+        if outcome.record is None:
+            raise InputError(f"{outcome.cell}: {outcome.error}")
+    return results(plan.folder)
+
+
+def results(folder: str | Path, metrics: Sequence[str] = COUNTED) -> pd.DataFrame:
+    """The records of a folder of results, a row each: what was run, each metric in percent with its
+    95 % interval, clean images, seconds, device, commit.
+
+    Raises:
+        InputError: no results there, or a record that is damaged.
+    """
+    grid = load(str(folder))
+    return frame(kept.of_grid(grid, Path(folder)), [get(name) for name in metrics])
+
+
+def load_model(file: str | Path) -> nn.Module:
+    """A network that ``bbx run --save-models`` kept beside its record, in eval mode.
+
+    Raises:
+        InputError: damaged, or a network that its defense alone can build, such as MCCI's pair.
+    """
+    found = unpack(content(Path(file)))
+    if found is None:
+        raise InputError(f"{file}: its defense alone can build this network")
+    return found[0]
