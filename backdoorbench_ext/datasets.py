@@ -1,8 +1,7 @@
 """Data sets by name, as uint8 tensors: ``load("cifar10[train=10000,test=2000]", root)``.
 
-``digits`` is made here and needs no file; ``cifar10``, ``gtsrb`` and ``imagenette`` are read from
-``root`` (an ``.npz`` of that name if there is one, torchvision's files otherwise); ``folder:PATH``
-and ``npz:PATH`` are the user's own.
+``digits`` is made here and needs no file; others are read from ``root`` (an ``.npz`` of that name
+if there is one, the official files otherwise); ``folder:PATH`` and ``npz:PATH`` are the user's own.
 """
 
 from __future__ import annotations
@@ -16,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
+from . import official
 from .catalogue import DATASETS
 from .digits import digits
 from .errors import InputError, nearest, one_line, reason
@@ -31,11 +32,14 @@ from .registry import parse
 
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
 # pixels that images of several sizes are brought to, unless [size=N] says otherwise
-SIDES = {"imagenette": 224, "gtsrb": 32}
+SIDES = {"imagenette": 224, "gtsrb": 32, "tiny_imagenet": 64}
 DOWNLOADS = {
     "cifar10": "CIFAR-10, 163 MiB",
     "gtsrb": "GTSRB, 263 MiB",
     "imagenette": "Imagenette, 1.45 GiB",
+    "cifar100": "CIFAR-100, 161 MiB",
+    "svhn": "SVHN, 235 MiB",
+    "fashion_mnist": "Fashion-MNIST, 30 MiB",
 }
 # of classes, in the order of their numbers
 NAMES = {
@@ -48,6 +52,11 @@ NAMES = {
         *("French horn", "garbage truck", "gas pump", "golf ball", "parachute"),
     ),
     "digits": tuple("0123456789"),
+    "svhn": tuple("0123456789"),
+    "fashion_mnist": (
+        *("T-shirt", "trouser", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
 }
 # what torchvision unpacks its files into
 FOLDERS = ("cifar-10-batches-py", "gtsrb", "imagenette2")
@@ -79,7 +88,7 @@ def load(text: str, root: Path | None = None, *, download: bool = False) -> Spli
         train, test = _npz(place(path))
     elif name == "digits":
         train, test = digits()
-    elif name in DOWNLOADS:
+    elif name in DATASETS:
         train, test = _known(name, root, download, options)
     else:
         raise nearest(name, DATASETS, "datasets")
@@ -311,39 +320,60 @@ def _known(name: str, root: Path | None, download: bool, options: dict[str, obje
         raise InputError(f"--data {root}: no such folder")
     if (root / f"{name}.npz").is_file():
         return _npz(root / f"{name}.npz")
+    if download and name not in DOWNLOADS:
+        raise InputError(f"{name}: torchvision cannot download it; unpack it into {root}")
     if download:
         words = f"downloading {DOWNLOADS[name]}, into {root}, unless it is there"
         say(Console(stderr=True), words)
     try:
-        return _torchvision(name, root, download, size)
+        return _official(name, root, download, size)
     except InputError:
         raise
     # torchvision raises plain RuntimeError for missing, pickle and zip errors for damaged files
     except Exception as error:
         # torchvision's advice is for those who call it
         why = reason(error).partition(" You can use download")[0]
-        hint = "" if download else f"; --download fetches {DOWNLOADS[name]}, into it"
+        hint = ""
+        if name in DOWNLOADS and not download:
+            hint = f"; --download fetches {DOWNLOADS[name]}, into it"
         if root.name in FOLDERS:
             hint = f"; give the folder that {root.name} lies in"
         raise InputError(f"{name}: not readable in {root} ({why}){hint}") from error
 
 
-def _torchvision(name: str, root: Path, download: bool, size: object) -> Splits:
+def _official(name: str, root: Path, download: bool, size: object) -> Splits:
+    """A data set's official files, read by torchvision where it can."""
     import torchvision
 
     sets = torchvision.datasets
-    if name == "cifar10":
-        parts = [sets.CIFAR10(root, train=train, download=download) for train in (True, False)]
-        classes = tuple(parts[0].classes)
-        train, test = (
-            Images(
-                torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(),
-                torch.tensor(p.targets),
-                classes,
-            )
-            for p in parts
+    if name in ("cifar10", "cifar100"):
+        reader = sets.CIFAR10 if name == "cifar10" else sets.CIFAR100
+        parts = [reader(root, train=train, download=download) for train in (True, False)]
+        shown = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in parts]
+        labels = [torch.tensor(part.targets) for part in parts]
+        return _pair(shown, labels, tuple(parts[0].classes))
+    if name == "svhn":
+        digits_ = [sets.SVHN(root, split=split, download=download) for split in ("train", "test")]
+        shown = [torch.from_numpy(part.data).contiguous() for part in digits_]
+        labels = [torch.from_numpy(part.labels).long() for part in digits_]
+        return _pair(shown, labels, NAMES["svhn"])
+    if name == "fashion_mnist":
+        if official.fashion(root) is None:
+            sets.FashionMNIST(root, download=download)
+        found = official.fashion(root) or []
+        # a border of two pixels, and three channels: the pixels stay as they are
+        shown = [
+            F.pad(torch.from_numpy(x.copy())[:, None], (2, 2, 2, 2)).repeat(1, 3, 1, 1)
+            for x, _ in found
+        ]
+        labels = [torch.from_numpy(y.astype(np.int64)) for _, y in found]
+        return _pair(shown, labels, NAMES["fashion_mnist"])
+    if name == "tiny_imagenet":
+        seen, held, classes = official.tiny_imagenet(root)
+        return (
+            _read(seen, classes, size, "tiny_imagenet train"),
+            _read(held, classes, size, "tiny_imagenet val"),
         )
-        return train, test
     if name == "gtsrb":
         signs = [sets.GTSRB(root, split=split, download=download) for split in ("train", "test")]
         classes = tuple(f"{i:05d}" for i in range(43))
@@ -356,3 +386,8 @@ def _torchvision(name: str, root: Path, download: bool, size: object) -> Splits:
     train, test = _folder(root / "imagenette2", size)
     words = tuple(sets.Imagenette._WNID_TO_CLASS.get(c, (c,))[0] for c in train.classes)
     return replace(train, classes=words), replace(test, classes=words)
+
+
+def _pair(shown: Sequence[Tensor], labels: Sequence[Tensor], classes: tuple[str, ...]) -> Splits:
+    train, test = (Images(x, y, classes) for x, y in zip(shown, labels, strict=True))
+    return train, test

@@ -162,6 +162,8 @@ class Protocol:
 _CBD = Recipe(
     epochs=100, batch_size=64, lr=0.1, milestones=(0.2, 0.7), nesterov=True, weight_decay=1e-4
 )
+# a mirrored digit is none
+UNFLIPPED: dict[str, Any] = {"flip": False}
 CBD = Protocol(
     name="CBD",
     # 1 had plain momentum
@@ -175,6 +177,7 @@ CBD = Protocol(
             "recipe": replace(_CBD, lr=0.01),
         },
         "imagenette": {"model": "resnet34"},
+        "svhn": UNFLIPPED,
     },
 )
 """CBD, section 5.1 and appendix A.3 (CVPR 2023, https://arxiv.org/abs/2303.06818); the batch size
@@ -193,7 +196,11 @@ MCCI = Protocol(
         weight_decay=1e-4,
     ),
     crop=0,
-    overrides={"gtsrb": {"target": 1}, "imagenette": {"model": "efficientnet_b0"}},
+    overrides={
+        "gtsrb": {"target": 1},
+        "imagenette": {"model": "efficientnet_b0"},
+        "svhn": UNFLIPPED,
+    },
 )
 """MCCI, appendix I (ICLR 2025, https://openreview.net/forum?id=ho4mNiwr2n); optimizer and
 augmentation are the release's.
@@ -215,6 +222,7 @@ BACKDOORBENCH = Protocol(
                 epochs=50, batch_size=128, lr=0.01, schedule="cosine", weight_decay=5e-4
             ),
         },
+        "svhn": UNFLIPPED,
     },
 )
 """BackdoorBench's prototype configuration (https://github.com/SCLBD/BackdoorBench)."""
@@ -231,7 +239,7 @@ FAST = Protocol(
         weight_decay=5e-4,
     ),
     crop=2,
-    overrides={"gtsrb": {"target": 1, "flip": False}},
+    overrides={"gtsrb": {"target": 1, "flip": False}, "svhn": UNFLIPPED},
 )
 """Ours: all of CIFAR-10 in minutes on a CPU and in seconds on a GPU; chosen on a part of the
 training images that was not trained on (docs/fast.md).

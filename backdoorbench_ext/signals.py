@@ -11,8 +11,20 @@ from typing import Any
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+# the signals that came while they were heeded
+_came: list[int] = []
+
+
 class Stopped(BaseException):
     """Somebody, or a scheduler, wants what runs to end; its argument is the signal's number."""
+
+
+def check() -> None:
+    """Raise ``Stopped`` anew where one got lost: a compiled module that is being imported makes an
+    ``ImportError`` of it.
+    """
+    if _came:
+        raise Stopped(_came[-1])
 
 
 @contextmanager
@@ -23,6 +35,7 @@ def heeding(numbers: Sequence[int] = ENDING) -> Iterator[None]:
         for other in numbers:
             # an impatient second one must not end the ending
             signal.signal(other, signal.SIG_IGN)
+        _came.append(number)
         raise Stopped(number)
 
     before = {number: signal.getsignal(number) for number in numbers}
@@ -33,5 +46,6 @@ def heeding(numbers: Sequence[int] = ENDING) -> Iterator[None]:
     try:
         yield
     finally:
+        _came.clear()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -389,7 +389,10 @@ class Suite:
         if not (folder / FILE).exists():
             return self
         before = _read(folder / FILE)
-        if (before.protocol, before.own_rates) != (self.protocol, self.own_rates):
+        # what a protocol says of other data sets does not matter
+        sets = {*before.datasets, *self.datasets}
+        same = all(before.protocol.on(name) == self.protocol.on(name) for name in sets)
+        if not same or before.own_rates != self.own_rates:
             return self
         both: dict[str, Any] = {
             axis: tuple(dict.fromkeys((*getattr(before, axis), *getattr(self, axis))))

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from . import models, records, registry, tune
+from . import models, records, registry, signals, tune
 from .devices import keep_memory
 from .engine import Engine
 from .errors import InputError, one_line, told
@@ -242,7 +242,11 @@ class Work:
     def failed(self, cell: Cell, error: str, reason: str) -> Outcome:
         """The outcome of a cell that failed; ``reason`` goes into its file, whose last line is what
         ``bbx status`` shows.
+
+        Raises:
+            Stopped: it did not fail, a signal ended it.
         """
+        signals.check()
         path = self.folder / cell.path
         # the error is the last line, below what PyTorch adds to its own
         text = reason.rstrip()

@@ -31,8 +31,10 @@ from backdoorbench_ext import (
     records,
     registry,
     runner,
+    signals,
     suite,
     tables,
+    work,
 )
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError, one_line
@@ -466,6 +468,31 @@ def test_a_signal_ends_a_run_in_a_line(number, tmp_path):
     assert run.returncode == 128 + number
     assert said[-1].startswith(f"bbx: stopped by {number.name}; the same command goes on")
     assert len(said) == 2
+
+
+def test_a_signal_that_an_import_swallows_is_no_failure(tmp_path, monkeypatch):
+    """A compiled module that is being imported makes an ImportError of what the signal raises: the
+    cell has not failed, it was stopped.
+    """
+    grid = GRID.changed(epochs=1)
+
+    def swallowed(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except signals.Stopped as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr(work, "run_cell", swallowed)
+    job = work.Work(tmp_path, Options(out=tmp_path, device="cpu"))
+    with pytest.raises(signals.Stopped), signals.heeding():
+        job.run(grid.cells()[:1], lambda *_: None)
+    assert not list(tmp_path.rglob("*.failed"))
+    # where no signal came it is one
+    monkeypatch.setattr(work, "run_cell", lambda *_: int("x"))
+    with signals.heeding():
+        (outcome,) = job.run(grid.cells()[:1], lambda *_: None)
+    assert "invalid literal" in outcome.error and list(tmp_path.rglob("*.failed"))
 
 
 # text is data
