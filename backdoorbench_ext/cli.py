@@ -27,7 +27,7 @@ from .errors import InputError, nearest, one_line, reason
 from .files import at_work, locked
 from .options import Options
 from .progress import bars, say
-from .protocols import PROTOCOLS
+from .protocols import PROTOCOLS, named
 from .signals import Stopped, heeding
 from .suite import Suite
 
@@ -196,17 +196,11 @@ def show(
     """A method's paper, options, needs and cost; a benchmark's grid and protocol."""
     from . import showing
 
-    rules = _protocol(protocol)
+    rules = named(protocol)
     if measure:
         showing.cost(out, name, rules, device)
     else:
         showing.show(out, name)
-
-
-def _protocol(name: str) -> Any:
-    if name not in PROTOCOLS:
-        raise nearest(name, PROTOCOLS, "protocols")
-    return PROTOCOLS[name]
 
 
 def _numbers(text: str, kind: type[Any], what: str) -> tuple[Any, ...]:
@@ -417,7 +411,7 @@ def _write(grid: Suite, folder: Path, axes: Sequence[str]) -> None:
 
 
 def _own_grid(dataset: str, attacks: str, defenses: str, protocol: str) -> Suite:
-    rules = _protocol(protocol)
+    rules = named(protocol)
     if not attacks or not defenses:
         raise InputError(
             "a grid of your own needs --attacks and --defenses, e.g. --attacks badnets,blend "
@@ -892,7 +886,7 @@ def defend(
         folder,
         tuple(registry.split(defense)),
         dataset,
-        _protocol(protocol),
+        named(protocol),
         _numbers(seeds, int, "--seeds"),
     ).changed(epochs=epochs)
     options = Options(

@@ -119,10 +119,7 @@ def _by_attack(
     words = " unless said" if suite.own_rates else ""
     shares = ", ".join(map(rate, suite.rates))
     name = plain("defenses", defense.partition("[")[0])
-    return Panel(
-        f"{name}   {dataset}, {shares} poisoned{words}",
-        groups,
-    )
+    return Panel(f"{name}   {dataset}, {shares} poisoned{words}", groups)
 
 
 def _by_defense(

@@ -58,15 +58,9 @@ def over(text: str, columns: int) -> str:
 
 def extent(text: str) -> float:
     """About how wide a text is, in the size of its letters."""
-    widths = (
-        NARROW
-        if letter in " .,:;()[]'"
-        else WIDE
-        if letter.isupper() or letter in "%±-*"
-        else USUAL
-        for letter in text
-    )
-    return sum(widths)
+    narrow = sum(letter in " .,:;()[]'" for letter in text)
+    wide = sum(letter.isupper() or letter in "%±-*" for letter in text)
+    return NARROW * narrow + WIDE * wide + USUAL * (len(text) - narrow - wide)
 
 
 def width(texts: float, groups: Sequence[str], points: int = SMALL) -> float:

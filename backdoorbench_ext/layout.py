@@ -87,6 +87,11 @@ class Layout:
     shaded: list[bool]
     metrics: Sequence[Metric]
 
+    @property
+    def marked(self) -> bool:
+        """Whether any number has a mark."""
+        return any(mark for line in self.lines for cell in line.cells for _, mark in cell)
+
     def part(self, start: int, end: int) -> Layout:
         """Some of the groups of columns."""
         lines = [replace(line, cells=line.cells[start:end]) for line in self.lines]

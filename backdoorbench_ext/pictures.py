@@ -182,7 +182,7 @@ def tsne(panels: Sequence[Panel], names: Sequence[str] = (), page: float = SCREE
             ax.set_title("\n".join(lines), fontsize=7)
         if len(set(lasts)) == 1 and lasts[0] < MOST_NAMES:
             legend(figure, *_class_marks(lasts[0], names))
-        words = "test images by t-SNE; black edge: with the trigger"
+        words = "test images by t-SNE; colour: class, black edge: with the trigger"
         figure.supxlabel("\n".join(textwrap.wrap(words, int(10 * width) + 6)), fontsize=7)
     return figure
 

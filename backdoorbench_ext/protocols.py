@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, nearest
 
 # networks of ours, registered in timm by ``models``
 NETWORKS = (
@@ -246,3 +246,14 @@ training images that was not trained on (docs/fast.md).
 """
 
 PROTOCOLS = {"cbd": CBD, "mcci": MCCI, "backdoorbench": BACKDOORBENCH, "fast": FAST}
+
+
+def named(name: str) -> Protocol:
+    """The protocol of a name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in PROTOCOLS:
+        raise nearest(name, PROTOCOLS, "protocols")
+    return PROTOCOLS[name]

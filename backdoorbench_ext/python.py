@@ -17,14 +17,14 @@ from torch import nn
 from . import datasets, registry
 from . import records as kept
 from .api import Attack, Defense, Method
-from .errors import InputError, nearest
+from .errors import InputError
 from .frame import frame
 from .images import Images
 from .lab import Lab
 from .metrics import COUNTED, get
 from .models import unpack
 from .options import Options
-from .protocols import PROTOCOLS, Protocol
+from .protocols import Protocol, named
 from .reading import content
 from .suite import Suite, load
 
@@ -91,11 +91,8 @@ def poison(
     Raises:
         InputError: as ``Lab.check``.
     """
-    if isinstance(protocol, str):
-        if protocol not in PROTOCOLS:
-            raise nearest(protocol, PROTOCOLS, "protocols")
-        protocol = PROTOCOLS[protocol]
-    grid = Suite("python", protocol, (dataset,), (_text(attack),), ("none",), (rate,), (seed,))
+    rules = named(protocol) if isinstance(protocol, str) else protocol
+    grid = Suite("python", rules, (dataset,), (_text(attack),), ("none",), (rate,), (seed,))
     (cell,) = grid.changed(epochs=epochs, model=model).cells()
     options = Options(out=Path(out), data=Path(data) if data else None, device=device)
     lab = Lab(cell, options)

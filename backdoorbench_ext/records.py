@@ -188,19 +188,21 @@ def _of_cell(cell: Cell, folder: Path) -> Record | None:
 
 def outdated(there: Sequence[Record], kind: str) -> list[str]:
     """The attacks ("attack") or defenses ("defense") whose version is a later one now."""
-    found = []
-    for record in there:
-        text = record["cell"][kind]
-        with suppress(InputError):
-            now = registry.get_class(f"{kind}s", registry.parse(text)[0]).version
-            if record["spec"][kind].get("version", 1) < now:
-                found.append(text)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(record["cell"][kind] for record in there if _old(record, kind)))
 
 
 def current(there: Sequence[Record]) -> list[Record]:
     """The records whose methods have not changed since: others are not to be judged by them."""
-    return [r for r in there if not any(outdated([r], kind) for kind in ("attack", "defense"))]
+    return [r for r in there if not _old(r, "attack") and not _old(r, "defense")]
+
+
+def _old(record: Record, kind: str) -> bool:
+    """Whether a record's method is another version now; False of one that is not at hand."""
+    try:
+        now: int = registry.get_class(f"{kind}s", registry.parse(record["cell"][kind])[0]).version
+    except InputError:
+        return False
+    return bool(record["spec"][kind].get("version", 1) < now)
 
 
 def _versions(record: Record) -> tuple[int, ...]:

@@ -19,14 +19,14 @@ from . import __version__, gather, pictures, plots, ranking, tables
 from .errors import InputError
 from .files import write_text
 from .frame import Key, key, summary
-from .layout import Style, caption, layout, present
+from .layout import caption, layout, present
 from .metrics import COUNTED
 from .naming import heads as titles
 from .naming import labels, rate, title
 from .reading import whole_png
 from .records import Record, current, precision, wilson
 from .suite import Suite, digest
-from .tables import USUAL
+from .tables import USUAL, USUAL_STYLE
 
 DRAWN = {
     "bars": "CA, ASR and ARR by attack and defense; whiskers are the 95 % interval of one run, or "
@@ -256,45 +256,47 @@ def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
         if (text := tables.render(records, suite, form))
     ]
     shown = rows(records, suite)
-    try:
-        ranked = ranking.rank(current(records), suite)
-    except InputError:
-        # no defense has an attack that No Defense has, too
-        ranked = None
+    ranked = _ranked(records, suite)
+    table = layout(records, suite, USUAL_STYLE)
     numbers = {id(record): number for number, record in enumerate(records)}
     compared = [row for row in shown if row["compared"]]
     drawn, large = _drawn(records, suite, folder)
     # a script's text must not end its element
     details = json.dumps(cells(records, suite, folder)).replace("<", "\\u003c")
-    return (
-        _templates()
-        .get_template("report.html")
-        .render(
-            suite=suite,
-            rows=shown,
-            axes={name: list(dict.fromkeys(row[name] for row in shown)) for name in AXES},
-            heat=heat(records, suite),
-            reported=[m for m in USUAL if any(_told(row[m.key]["reported"]) for row in compared)],
-            compared=compared,
-            number=lambda record: numbers[id(record)],
-            told=_told,
-            details=details,
-            standings=ranked and ranking.lines(ranked),
-            heads=ranking.HEAD,
-            note=ranked and ranking.note(ranked, suite),
-            layout=layout(records, suite, Style()),
-            caption=caption(records, suite, Style()),
-            metrics=USUAL,
-            tolerance=tables.TOLERANCE,
-            pictures=drawn,
-            large=large,
-            triggers=_triggers(suite, folder),
-            downloads=downloads,
-            done=len(records),
-            all=len(suite.unresolved()),
-            version=__version__,
-        )
+    page = _templates().get_template("report.html")
+    return page.render(
+        suite=suite,
+        rows=shown,
+        axes={name: list(dict.fromkeys(row[name] for row in shown)) for name in AXES},
+        heat=heat(records, suite),
+        reported=[m for m in USUAL if any(_told(row[m.key]["reported"]) for row in compared)],
+        compared=compared,
+        number=lambda record: numbers[id(record)],
+        told=_told,
+        details=details,
+        standings=ranked and ranking.lines(ranked),
+        heads=ranking.HEAD,
+        note=ranked and ranking.note(ranked, suite),
+        layout=table,
+        caption=caption(records, suite, USUAL_STYLE, table.marked),
+        metrics=USUAL,
+        tolerance=tables.TOLERANCE,
+        pictures=drawn,
+        large=large,
+        triggers=_triggers(suite, folder),
+        downloads=downloads,
+        done=len(records),
+        all=len(suite.unresolved()),
+        version=__version__,
     )
+
+
+def _ranked(records: Sequence[Record], suite: Suite) -> ranking.Ranking | None:
+    """The ranking; None if no defense has an attack that No Defense has, too."""
+    try:
+        return ranking.rank(current(records), suite)
+    except InputError:
+        return None
 
 
 def _templates() -> Environment:
@@ -322,11 +324,8 @@ def index(folders: Sequence[tuple[Suite, Path, Sequence[Record]]], to: Path) -> 
     """
     lines = []
     for suite, folder, records in folders:
-        try:
-            best = ranking.rank(current(records), suite)
-            lead = [best.named[row.defense] for row in best.rows if row.rank == 1]
-        except InputError:
-            lead = []
+        best = _ranked(records, suite)
+        lead = [best.named[row.defense] for row in best.rows if row.rank == 1] if best else []
         lines.append(
             {
                 "suite": suite,

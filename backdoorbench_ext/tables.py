@@ -16,14 +16,13 @@ from .files import write_text
 from .frame import Key, frame, key, summary
 from .latex import escape
 from .layout import Layout, Line, Style, caption, headline, layout, notes, present
-from .metrics import COUNTED, get
 from .naming import heads, labels, rate
 from .records import Record
 from .suite import Suite
 
 FORMATS = {"latex": "tex", "markdown": "md", "csv": "csv"}
-USUAL = tuple(get(name) for name in COUNTED)
 USUAL_STYLE = Style()
+USUAL = USUAL_STYLE.metrics
 # rows of a comparison on a page
 LONG = 40
 # points; what one seed, another order of the data and another library may do
@@ -80,7 +79,7 @@ def in_latex(records: Sequence[Record], suite: Suite, style: Style) -> str:
     across = len(panels[0])
     short = style.caption == "short"
     head = headline(records, suite)
-    below = notes(records, suite, style, marked=_marked(table))
+    below = notes(records, suite, style, marked=table.marked)
     return latex.table(
         _shape(table, across),
         before + across * each,
@@ -90,10 +89,6 @@ def in_latex(records: Sequence[Record], suite: Suite, style: Style) -> str:
         notes=below if short else "",
         shaded=bool(style.highlight),
     )
-
-
-def _marked(table: Layout) -> bool:
-    return any(mark for line in table.lines for cell in line.cells for _, mark in cell)
 
 
 def _panel(table: Layout) -> list[str]:
@@ -147,7 +142,7 @@ def markdown(records: Sequence[Record], suite: Suite, style: Style) -> str:
         gaps = [""] * (len(table.metrics) - 1)
         rows.append(["Clean images", *(text for n in table.given for text in (n, *gaps))])
     left = [True] + [False] * (len(head) - 1)
-    note = _plain(caption(records, suite, style, _marked(table)))
+    note = _plain(caption(records, suite, style, table.marked))
     return f"{markdown_table(head, rows, left)}\n\n{note}\n"
 
 
@@ -212,11 +207,6 @@ def comparison(records: Sequence[Record], suite: Suite, form: str) -> str:
         import pandas as pd
 
         return str(pd.DataFrame(rows).to_csv(index=False, float_format="%.2f"))
-    judged = (
-        f"Not comparable: a scale of {suite.scale}"
-        if suite.scale
-        else f"Not reproduced: more than {TOLERANCE:g} points away"
-    )
     columns = [c for c in _columns(rows) if c != "not reproduced" or not suite.scale]
     attacks, defenses = present(records, suite)
     named = {"defense": heads(defenses), "attack": labels(attacks)}
@@ -230,6 +220,9 @@ def comparison(records: Sequence[Record], suite: Suite, form: str) -> str:
     lines = [[_text(c, row.get(c), named) for c in columns] for row in rows]
     titles = [_title(c) for c in columns]
     about = caption(records, suite, USUAL_STYLE, marked=False)
+    judged = f"Not reproduced: more than {TOLERANCE:g} points away"
+    if suite.scale:
+        judged = f"Not comparable: a scale of {suite.scale}"
     note = f"Each metric: ours, reported, difference. {judged}. {about}"
     return markdown_table(titles, lines, [c in WORDS for c in columns]) + f"\n\n{note}\n"
 

@@ -145,11 +145,17 @@ def _place(out: Path, cell: Cell) -> Path:
 
 
 def tuned(out: Path, cell: Cell) -> Tuned | None:
-    """How a cell's defense was tuned, if it was, below the same ``out``."""
+    """How a cell's defense was tuned, if it was, below the same ``out``; a damaged file is taken
+    away, which is said.
+    """
     file = _place(out, cell)
     if not file.exists():
         return None
-    found: Tuned = parsed(file, Tuned)
+    try:
+        found: Tuned = parsed(file, Tuned)
+    except InputError as error:
+        dropped(file, error)
+        return None
     return found
 
 

@@ -702,6 +702,10 @@ def test_tune_by_cross_validation(tmp_path, grid, monkeypatch):
     assert how["attack"] == grid.cells()[0].attack and how["seconds"] >= 0
     assert tune.tuned(tmp_path, replace(cell, defense="cbd")) is None
     assert tune.tuned(tmp_path, replace(cell, dataset="digits")) is None
+    # a training that is over must not fail for it
+    (kept,) = (tmp_path / "tune" / "chosen").glob("*.json")
+    kept.write_text("{}")
+    assert tune.tuned(tmp_path, cell) is None and not kept.exists()
     for call, says in (
         (lambda: tune.choices("none", {}), "names no options to tune"),
         (lambda: tune.choices("cbd", {"beta": [-1]}), "beta must lie in"),
