@@ -1,26 +1,30 @@
 """Records as runs of a tracker: their curves by epoch, and their metrics, through its own client.
 
 A run is one cell. TensorBoard's files lie in ``tensorboard`` in the suite's folder, MLflow's runs
-in ``mlflow.db`` there, unless ``MLFLOW_TRACKING_URI`` names a server. Records stay what is true; a
-tracker is a view of them.
+in ``mlflow.db`` there, unless ``MLFLOW_TRACKING_URI`` names a server, wandb's in ``wandb``, which
+``WANDB_MODE=offline`` keeps on this machine. Records stay what is true; a tracker is a view of
+them.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, reason
 from .records import Record
 
+log = logging.getLogger(__name__)
 Track = Callable[[Record], None]
 
 
 def tracker(name: str, suite: str, folder: Path) -> Track:
-    """What hands a record on; files lie in the suite's folder.
+    """What hands a record on; files lie in the suite's folder. A record that cannot be handed on,
+    to a server that does not answer perhaps, is said, and the run goes on.
 
     Raises:
         InputError: no such tracker, or its package is missing.
@@ -28,12 +32,20 @@ def tracker(name: str, suite: str, folder: Path) -> Track:
     if name not in TRACKERS:
         raise InputError(f"--track must be one of {', '.join(TRACKERS)}, not {name!r}")
     try:
-        return TRACKERS[name](suite, folder.resolve())
+        track = TRACKERS[name](suite, folder.resolve())
     except ImportError as error:
         raise InputError(
             f"--track {name} needs its package: pip install 'backdoorbench_ext[track]'"
-            + (" wandb" if name == "wandb" else "")
         ) from error
+
+    def forgiving(record: Record) -> None:
+        try:
+            track(record)
+        # a client may raise anything; the training must not be lost by it
+        except Exception as error:
+            log.warning("%s: not handed to %s: %s", _called(record), name, reason(error))
+
+    return forgiving
 
 
 def _called(record: Record) -> str:
@@ -121,7 +133,12 @@ def _wandb(suite: str, folder: Path) -> Track:
 
     def track(record: Record) -> None:
         run: Any = wandb.init(
-            project=suite, name=_called(record), config=_options(record), dir=folder, reinit=True
+            project=suite,
+            name=_called(record),
+            config=_options(record),
+            dir=folder,
+            # its copy of what is printed would break the progress bars
+            settings=wandb.Settings(console="off"),
         )
         for epoch, values in _points(record):
             run.log(dict(values), step=epoch)
