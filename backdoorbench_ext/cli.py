@@ -627,6 +627,14 @@ def verify(
     rerun: Annotated[
         int, typer.Option(min=0, help="how many cells to run again, chosen at random")
     ] = 0,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep",
+            help="put what is sound among the results in --out; bbx report says what was checked",
+        ),
+    ] = False,
+    to: Out = Path("runs"),
     data: Data = None,
     download: Download = False,
     device: Device = "auto",
@@ -634,10 +642,10 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Recompute what a submission says, and run some of its cells again."""
-    from . import submission
+    from . import submission, verified
 
-    options = Options(data=data, download=download, device=device, plugins=tuple(plugin))
-    checked = submission.verify(file, options, rerun, err)
+    options = Options(out=to, data=data, download=download, device=device, plugins=tuple(plugin))
+    checked = submission.verify(file, options, rerun, err, keep=keep)
     if as_json:
         print(json.dumps(asdict(checked), indent=1))
     else:
@@ -647,9 +655,12 @@ def verify(
             _say(f"wrong: {text}", out)
         _say(str(checked), out)
         if rerun and not checked.problems:
-            _say(f"run again within {submission.TOLERANCE:g} points", out)
+            _say(f"run again within {verified.TOLERANCE:g} points", out)
     if checked.problems:
         raise typer.Exit(1)
+    if keep:
+        folder = to / checked.benchmark
+        _say(f"kept in {folder}: bbx report {folder}")
 
 
 @app.command("compare")

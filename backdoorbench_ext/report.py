@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from . import __version__, gather, pictures, plots, ranking, tables
+from . import __version__, gather, pictures, plots, ranking, tables, verified
 from .errors import InputError
 from .files import write_text
 from .frame import Key, key, summary
@@ -27,6 +27,7 @@ from .reading import whole_png
 from .records import Record, current, precision, wilson
 from .suite import Suite, digest
 from .tables import USUAL, USUAL_STYLE
+from .verified import UNCHECKED
 
 DRAWN = {
     "bars": "CA, ASR and ARR by attack and defense; whiskers are the 95 % interval of one run, or "
@@ -69,10 +70,11 @@ def curve(values: Sequence[float], width: int = 220, height: int = 60) -> str:
     )
 
 
-def rows(records: Sequence[Record], suite: Suite) -> list[dict[str, Any]]:
+def rows(records: Sequence[Record], suite: Suite, states: Sequence[str]) -> list[dict[str, Any]]:
     """A row a data set, attack, rate and defense: means over seeds, the published numbers and what
-    was not reproduced, the records.
+    was not reproduced, the records, and the weakest of their ``states``.
     """
+    checked = {id(record): state for record, state in zip(records, states, strict=True)}
     reported = {
         (r["dataset"], r["rate"], r["attack"], r["defense"]): r
         for r in tables.against(records, suite)
@@ -88,6 +90,7 @@ def rows(records: Sequence[Record], suite: Suite) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"dataset": dataset, "attack": attack, "defense": defense}
         row |= {"rate": share, "records": own, "clean": own[0]["given"]["clean_images"]}
         row["seconds"] = sum(r["time"]["training"] for r in own) / len(own)
+        row["state"] = min((checked[id(r)] for r in own), key=verified.ORDER.index)
         row["compared"] = beside is not None
         row["far"] = beside["not reproduced"] if beside else ""
         for metric in USUAL:
@@ -162,7 +165,9 @@ def heat(records: Sequence[Record], suite: Suite) -> dict[str, Any]:
     return {"heads": heads, "rows": rows}
 
 
-def cells(records: Iterable[Record], suite: Suite, folder: Path) -> dict[str, Any]:
+def cells(
+    records: Sequence[Record], suite: Suite, folder: Path, states: Sequence[str]
+) -> dict[str, Any]:
     """All that a click shows of each record, for the page's script; parts of specs that many share
     stand there once.
     """
@@ -170,7 +175,7 @@ def cells(records: Iterable[Record], suite: Suite, folder: Path) -> dict[str, An
     places = {(c.dataset, c.rate, c.attack, c.defense, c.seed): c for c in grid}
     parts: dict[str, int] = {}
     shown = []
-    for record in records:
+    for record, state in zip(records, states, strict=True):
         spec = record["spec"]
         one = places[(*key(record), spec["seed"])]
         where = shlex.quote(str(folder))
@@ -186,6 +191,9 @@ def cells(records: Iterable[Record], suite: Suite, folder: Path) -> dict[str, An
             if len(values) > 1
         ]
         cell = record["cell"]
+        told = facts(record)
+        if state != UNCHECKED:
+            told["checked"] = f"{state}: {verified.MEANING[state]}"
         shown.append(
             {
                 # what a link to it says
@@ -193,7 +201,7 @@ def cells(records: Iterable[Record], suite: Suite, folder: Path) -> dict[str, An
                 "title": f"{title(cell['defense'])} against {cell['attack']}",
                 "where": f"{cell['dataset']}, poisoning rate {100 * spec['rate']:g} %, "
                 f"seed {spec['seed']}",
-                "facts": list(facts(record).items()),
+                "facts": list(told.items()),
                 "curves": curves,
                 "again": f"bbx run {where} --out again --only {only} --data DIR",
                 "spec": {
@@ -255,14 +263,15 @@ def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
         for form, kind in kinds.items()
         if (text := tables.render(records, suite, form))
     ]
-    shown = rows(records, suite)
+    states = verified.states(folder, records)
+    shown = rows(records, suite, states)
     ranked = _ranked(records, suite)
     table = layout(records, suite, USUAL_STYLE)
     numbers = {id(record): number for number, record in enumerate(records)}
     compared = [row for row in shown if row["compared"]]
     drawn, large = _drawn(records, suite, folder)
     # a script's text must not end its element
-    details = json.dumps(cells(records, suite, folder)).replace("<", "\\u003c")
+    details = json.dumps(cells(records, suite, folder, states)).replace("<", "\\u003c")
     page = _templates().get_template("report.html")
     return page.render(
         suite=suite,
@@ -274,6 +283,9 @@ def render(records: Sequence[Record], suite: Suite, folder: Path) -> str:
         number=lambda record: numbers[id(record)],
         told=_told,
         details=details,
+        # a column that says the same of all is none
+        checked=[state for state in verified.ORDER if state in states and {*states} - {UNCHECKED}],
+        meaning=verified.MEANING,
         standings=ranked and ranking.lines(ranked),
         heads=ranking.HEAD,
         note=ranked and ranking.note(ranked, suite),

@@ -22,24 +22,21 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from . import __version__, records, runner, suite
+from . import __version__, records, runner, suite, verified
 from .errors import InputError, one_line, reason
 from .files import write_whole
 from .images import Images
 from .lab import Lab, data_digest
 from .options import Options
 from .records import Record
-from .suite import Cell, Suite
+from .suite import AXES, Cell, Suite
+from .verified import STATES, TOLERANCE
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 # bytes of a file, and of all
 LARGEST = 2**26
 ALL = 2**31
-# points that a metric may move when a cell is run again elsewhere; stated in every outcome
-TOLERANCE = 5.0
-# the states of a record, from the weakest
-STATES = ("self-reported", "recomputed", "re-run")
 
 
 class Manifest(msgspec.Struct):
@@ -91,15 +88,24 @@ def pack(grid: Suite, folder: Path, to: Path) -> int:
     return len(places)
 
 
-def verify(file: Path, options: Options, rerun: int = 0, console: Console | None = None) -> Checked:
+def verify(
+    file: Path,
+    options: Options,
+    rerun: int = 0,
+    console: Console | None = None,
+    *,
+    keep: bool = False,
+) -> Checked:
     """Check a submission against the benchmark of its name as it is here.
 
     Args:
         options: ``data`` for the test sets; the rest for cells that are run again.
         rerun: how many cells, chosen at random.
+        keep: put records in which nothing is wrong into ``options.out``, with their states.
 
     Raises:
-        InputError: not a submission at all: no zip, unsafe, another format, no such benchmark.
+        InputError: not a submission at all: no zip, unsafe, another format, no such benchmark; or
+            there is another record of a cell where it is to be kept.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -123,7 +129,36 @@ def verify(file: Path, options: Options, rerun: int = 0, console: Console | None
                 why = _again(*there[place], options, console)
                 problems += [f"{place}: {why}"] if why else []
                 states[place] = states[place] if why else "re-run"
+        if keep and not problems:
+            whole = _with_all(grid, [cell for cell, _ in there.values()])
+            _keep(folder, whole, {p: (own, states[p]) for p, (_, own) in there.items()}, options)
     return Checked(manifest.benchmark, states, [one_line(text) for text in problems], notes)
+
+
+def _with_all(grid: Suite, cells: Sequence[Cell]) -> Suite:
+    """The benchmark with the defenses and seeds that a submission has beside its own."""
+    defenses = dict.fromkeys((*grid.defenses, *(cell.defense for cell in cells)))
+    seeds = dict.fromkeys((*grid.seeds, *(cell.seed for cell in cells)))
+    return replace(grid, defenses=tuple(defenses), seeds=tuple(seeds))
+
+
+def _keep(
+    folder: Path, grid: Suite, states: Mapping[str, tuple[Record, str]], options: Options
+) -> None:
+    """Put records among the results of their suite, those that are there already stay.
+
+    Raises:
+        InputError: another record of the same cell is there; nothing is written then.
+    """
+    to = options.out / grid.name
+    data = {place: (folder / place).read_bytes() for place in states}
+    for place, own in data.items():
+        if (to / place).exists() and (to / place).read_bytes() != own:
+            raise InputError(f"{to / place} is another record of that cell; give another --out")
+    for place, own in data.items():
+        write_whole(to / place, own)
+    grid.save(to, AXES)
+    verified.keep(to, list(states.values()))
 
 
 def _unpacked(file: Path, folder: Path) -> tuple[Manifest, list[str], list[str]]:

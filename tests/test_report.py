@@ -200,6 +200,10 @@ def test_what_is_shown_has_an_address(page):
         assert tab.inner_text("#count") == "2 of 5"
         tab.goto(page.as_uri() + "#metric=none&cell=none&sort=99a&text=")
         assert tab.locator("dialog[open]").count() == 0 and field.inner_text() == "1.0"
+        # a link to a part of the page
+        tab.goto("about:blank")
+        tab.goto(page.as_uri() + "#grid")
+        assert field.inner_text() == "1.0" and tab.inner_text("#count") == "5 of 5"
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")

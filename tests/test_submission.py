@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import here
 
-from backdoorbench_ext import submission
+from backdoorbench_ext import records, report, submission, suite, verified
 from backdoorbench_ext.records import digest
 
 TINY = """
@@ -324,3 +324,46 @@ def test_made_up_bits_are_found_by_running_again(made, tmp_path, capsys):
     assert here("verify", file, "--plugin", plugin) == 0
     assert here("verify", file, "--plugin", plugin, "--rerun", "1", "--device", "cpu") == 1
     assert "CA is" in capsys.readouterr().out
+
+
+def test_what_was_checked_is_on_the_page(made, tmp_path, capsys):
+    """Kept with their states; a record that was changed afterwards has none any more."""
+    plugin, file, texts = made
+    words = ("--plugin", plugin, "--keep", "--out", tmp_path)
+    assert here("verify", file, *words, "--rerun", "1", "--device", "cpu") == 0
+    assert "kept in" in capsys.readouterr().err
+    folder = tmp_path / "tiny"
+    grid = suite.load(str(folder))
+    there = records.of_grid(grid, folder)
+    assert len(there) == len(texts) - 1
+    assert sorted(verified.states(folder, there)) == ["re-run", *["recomputed"] * 3]
+    page = report.render(there, grid, folder)
+    assert '<td class="word">re-run</td>' in page and "counted again from its bits" in page
+    # looking at less once more takes nothing away, another record of a cell is not written over
+    assert here("verify", file, *words) == 0
+    assert sorted(verified.states(folder, there)) == ["re-run", *["recomputed"] * 3]
+    (other,) = folder.rglob("badnets/none/rate*.json")
+    cheat = json.loads(other.read_text())
+    cheat["metrics"]["ca"][0] -= 1
+    other.write_text(json.dumps(cheat))
+    assert here("verify", file, *words) == 2
+    assert "another record of that cell" in capsys.readouterr().err
+    there = records.of_grid(grid, folder)
+    assert sorted(verified.states(folder, there)).count("not checked") == 1
+    assert "not checked" in report.render(there, grid, folder)
+
+
+def test_a_page_of_own_runs_has_no_states(made):
+    _, file, _ = made
+    folder = file.parent / "tiny"
+    grid = suite.load(str(folder))
+    page = report.render(records.of_grid(grid, folder), grid, folder)
+    assert "bbx verify" not in page and ">checked<" not in page
+
+
+def test_nothing_is_kept_where_something_is_wrong(made, tmp_path):
+    plugin, _, texts = made
+    found = changed(texts, BARE, lambda record: record["metrics"].update(asr=[1, 60]))
+    file = written(tmp_path, found)
+    assert here("verify", file, "--plugin", plugin, "--keep", "--out", tmp_path / "runs") == 1
+    assert not (tmp_path / "runs").exists()
