@@ -352,13 +352,15 @@ def rates(
     Raises:
         InputError: no records, or of one rate only.
     """
-    _, names = _names(records, suite)
+    attacks, names = _names(records, suite)
     means = summary(records, metrics)
     shares: dict[tuple[str, str], set[float]] = {}
     for dataset, share, attack, _ in means:
         shares.setdefault((dataset, attack), set()).add(share)
     panels = {
-        where: {key: n for key, n in means.items() if (key[0], key[2]) == where}
+        (where[0], attacks[where[1]]): {
+            key: n for key, n in means.items() if (key[0], key[2]) == where
+        }
         for where, own in shares.items()
         if len(own) > 1
     }
@@ -426,10 +428,13 @@ def curve(
     """
     attacks, names = _names(records, suite)
     panels: dict[tuple[str, str], list[Record]] = {}
+    several = len({record["spec"]["rate"] for record in records}) > 1
     for record in records:
         if any(map(POINT.fullmatch, record["probes"])):
-            where = (record["cell"]["dataset"], attacks[record["cell"]["attack"]])
-            panels.setdefault(where, []).append(record)
+            attack = attacks[record["cell"]["attack"]]
+            if several:
+                attack = f"{attack}, {rate(record['spec']['rate'])}"
+            panels.setdefault((record["cell"]["dataset"], attack), []).append(record)
     if not panels:
         raise InputError(f"{suite.name} has no records with points of a curve, as MCR's have them")
     drawn = {record["cell"]["defense"] for own in panels.values() for record in own}
