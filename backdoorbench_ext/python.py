@@ -67,6 +67,16 @@ def defense(name: str, **options: Any) -> Defense:
     return made
 
 
+def plugin(file: str | Path) -> None:
+    """Add what a ``.py`` file holds, an attack or a defense by its file's name, for one, as
+    ``--plugin`` does.
+
+    Raises:
+        InputError: the file cannot be read, or its name is taken.
+    """
+    registry.add_file(Path(file))
+
+
 def poison(
     attack: str | Attack,
     dataset: str,
@@ -167,7 +177,12 @@ def run(
     grid = (load(suite) if isinstance(suite, str) else suite).changed(
         epochs=epochs, seeds=tuple(seeds), scale=scale
     )
-    options = Options(out=Path(out), data=Path(data) if data else None, device=device)
+    options = Options(
+        out=Path(out),
+        data=Path(data) if data else None,
+        device=device,
+        plugins=registry.added(),
+    )
     plan = runner.plan(grid, grid.cells(only), options)
     for outcome in runner.run(plan, jobs=jobs):
         if outcome.record is None:

@@ -299,3 +299,9 @@ def add_file(path: Path) -> list[tuple[str, str]]:
             raise InputError(f"plugin {path}: {kind} already have a {path.stem!r}; rename the file")
         _plugins[kind, path.stem] = dotted
     return [(kind, path.stem) for kind in kinds]
+
+
+def added() -> tuple[Path, ...]:
+    """The files that ``add_file`` was given."""
+    files = (source(dotted) for dotted in _plugins.values())
+    return tuple(dict.fromkeys(file for file in files if file))

@@ -76,7 +76,12 @@ def sentences(text):
             yield re.findall(r"[\w'-]+", sentence)
 
 
-@pytest.mark.parametrize("page", sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md")))
+# of these one is written by the site's build, two show what stands elsewhere
+GENERATED = {"commands.md", "index.md", "changelog.md"}
+PAGES = {p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md")} - GENERATED
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
 def test_pages_can_be_read(page):
     """docs/STYLE.md, as far as it can be counted."""
     text = (DOCS / page).read_text()

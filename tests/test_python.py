@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from conftest import RULES, here
 
 import backdoorbench_ext as bbx
+from backdoorbench_ext import registry
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.suite import Suite
 
@@ -36,6 +38,31 @@ def test_steps_give_the_numbers_of_a_run(tmp_path):
     assert not net.training and net(torch.rand(2, 3, 8, 8)).shape == (2, 10)
     again = bbx.results(tmp_path / "grid", metrics=["ca", "der"])
     assert list(again["ca"]) == list(frame["ca"]) and "der" in again
+
+
+def test_a_plugin(tmp_path, monkeypatch):
+    """A defense of one's own, in steps and in a grid whose workers are processes."""
+    monkeypatch.setattr(registry, "_plugins", {})
+    file = tmp_path / "idle.py"
+    file.write_text(
+        "from dataclasses import dataclass\n"
+        "from backdoorbench_ext.api import Defense\n\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Idle(Defense):\n"
+        '    """A network as it starts: https://example.org"""\n\n'
+        "    def fit(self, train, engine):\n"
+        "        return engine.new_model()\n"
+    )
+    bbx.plugin(file)
+    # workers know none of the tests' networks
+    rules = replace(RULES, model="cnn5")
+    lab = bbx.poison("badnets", DATA, protocol=rules, device="cpu", out=tmp_path)
+    numbers = bbx.evaluate(bbx.train("idle", lab), lab)
+    grid = Suite("grid", rules, (DATA,), ("badnets",), ("idle",))
+    (row,) = bbx.run(grid, device="cpu", out=tmp_path, jobs=2).to_dict("records")
+    assert {name: pytest.approx(row[name]) for name in numbers} == numbers
+    with pytest.raises(InputError, match="no such file"):
+        bbx.plugin(tmp_path / "lost.py")
 
 
 def test_kept_networks_and_errors(tmp_path):
