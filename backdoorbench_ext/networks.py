@@ -285,7 +285,8 @@ def resnet18_cifar(pretrained: bool = False, num_classes: int = 10, **_: Any) ->
 
     Initialised by PyTorch's defaults, as in MCCI's release and this field's other copies of it;
     timm's own start closes every residual block, and Adadelta at MCCI's rate hardly opens them: the
-    AIN, which starts as PyTorch has it, then learns the classes in its place (docs/results.md).
+    AIN, which starts as PyTorch has it, then learns the classes in its place
+    (docs/results/mcci-table1.md).
     """
     net = cast(Any, ResNet)(BasicBlock, (2, 2, 2, 2), num_classes=num_classes)
     net.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)

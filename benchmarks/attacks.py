@@ -7,7 +7,7 @@ of all images: 3 % (30 % of the class) for SIG, 2.5 % for LC, 5 % for CTRL. Thos
 have about as many as in their papers: Adap-Blend and Adap-Patch 1 %, Narcissus 0.25 %. The attacks
 that learn a generator or an encoder learn it for fewer epochs than published. Where an attack does
 not take at its published options, others stand beside it. ``--epochs 24`` trains longer.
-``docs/results-small.md`` reads it; not to be compared with published tables.
+``docs/results/attacks.md`` reads it; not to be compared with published tables.
 """
 
 from backdoorbench_ext.suite import Suite

@@ -7,7 +7,7 @@ classes, f_B learning the trigger) shows only in part. CBD's T1 is counted in st
 papers' 5 epochs are 1,950 to 3,900 of them; MCCI's Adadelta runs at 1.0 because 0.1 barely moves in
 so few steps. Augmentation is MCCI's, the flip alone: a random crop by 4 pixels leaves the corner
 trigger whole in 31 % of its images, and then 8 epochs do not learn it (ASR 11 % without any
-defense). Not to be compared with published tables; docs/results-small.md reads it.
+defense). Not to be compared with published tables; docs/results/cifar10-small.md reads it.
 """
 
 from dataclasses import replace

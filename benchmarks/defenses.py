@@ -11,7 +11,7 @@ proportion) and 12 rounds of 50 batches, CBD and MCCI as in ``cifar10_small``. A
 the release's 10 epochs: at its constant rate the trigger of BadNets is learned in the sixth, and
 what is isolated before is clean; its last step has the 140 batches of CIFAR-10 in full. It holds
 the mean of a batch, as the release does, or each sample's loss. Not to be compared with published
-tables; ``docs/results-small.md`` reads it.
+tables; ``docs/results/defenses.md`` reads it.
 """
 
 from backdoorbench_ext.suite import Suite

@@ -1,8 +1,8 @@
 """``defenses`` on BadNets, three seeds: how much of a row is the seed.
 
 Without the defenses that its 600 steps of MixMatch leave untrained (ASD, DBD), and without MCCI,
-whose grids are others. ``docs/results-small.md`` reads it; not to be compared with published
-tables.
+whose grids are others. ``docs/results/defenses-seeds.md`` reads it; not to be compared with
+published tables.
 """
 
 from dataclasses import replace

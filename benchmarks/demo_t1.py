@@ -1,7 +1,7 @@
 """Demo, CBD's T1: how long f_B is trained, and at which learning rate, decides whether CBD works on
 the demo's data.
 
-Read in docs/results-small.md; the demo's own T1 was chosen from such runs, on the same test images.
+Read in docs/results/demo.md; the demo's own T1 was chosen from such runs, on the same test images.
 """
 
 from dataclasses import replace

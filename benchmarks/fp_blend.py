@@ -1,7 +1,7 @@
 """Why fine-pruning removes Blend here and not in CBD's table 1: a fixed pattern, or noise of its
 own for every image, as CBD's release has it.
 
-The data, network and schedule of ``cifar10_small``, three seeds. ``docs/results-small.md`` reads
+The data, network and schedule of ``cifar10_small``, three seeds. ``docs/results/fp-blend.md`` reads
 it; not to be compared with published tables.
 """
 

@@ -29,7 +29,7 @@ class ABL(Defense):
 
     Equation 4 reads as if each sample's loss were held at gamma. Then a poisoned sample that is
     learned first cannot fall below the others, and what is isolated is clean
-    (docs/results-small.md). The released code holds the mean of a batch, as we do unless told.
+    (docs/results/defenses.md). The released code holds the mean of a batch, as we do unless told.
 
     Steps 1 and 3 take images as they are, as the released code does (BackdoorBench augments those
     of step 3), and step 2 augments them: under a crop by 4 pixels, which leaves a patch in the

@@ -30,7 +30,7 @@ class CBD(Defense):
     the batch and the adversarial term at 0.01. As printed the weights, at most 1, scale the
     cross-entropy down and the term not, which asks f_C to know nothing of what f_B knows, classes
     among it: f_C then hardly learns, unless f_B is stopped before it has learned the classes
-    (docs/results.md).
+    (docs/results/gtsrb-full.md).
 
     variant="release" is what the released code runs: weights divided by their mean in the batch, no
     ||z||^2, and the adversarial term off unless ``adversarial`` is set (0.01 there); then with
@@ -40,7 +40,7 @@ class CBD(Defense):
     their norm. The paper has embeddings r and z of 64 numbers, which other networks than WRN-16-1
     have not. The paper does not say how the discriminator is optimised: Adam at 1e-3 is ours. So
     is t1_schedule="one-cycle", for short trainings: at a constant rate the loss of poisoned samples
-    under f_B still jumps when T1 ends, and the weights with it (docs/results-small.md).
+    under f_B still jumps when T1 ends, and the weights with it (docs/results/demo.md).
     """
 
     short: ClassVar[Mapping[str, Any]] = {"t1_steps": 2}

@@ -35,8 +35,8 @@ class MCCI(Defense):
 
     The paper gives a learning rate, 0.1, but no optimizer; the release trains by Adadelta, and so
     do we, since SGD at 0.1 diverges: the AIN's last layer has 2,048 inputs of unit variance
-    (docs/results-small.md). The spectra are raw coefficients, as in the release. Its truncation of
-    pixels changes none of those that were bytes before, and so there are no two variants. Not
+    (docs/results/mcci-blur.md). The spectra are raw coefficients, as in the release. Its truncation
+    of pixels changes none of those that were bytes before, and so there are no two variants. Not
     followed there: its clean images are test images; ours come from the reserve.
     """
 

@@ -1,0 +1,50 @@
+"""What a mean spectrum looks like to MCCI's attack indication network: ``python -m
+benchmarks.looks.spectra mcci_table4 'average mcci[inference=avg]' --scale 0.2 --data DIR``.
+
+Printed are norms of the upper half of the DCT's coefficients (i + j of at least half the width):
+medians over clean and over triggered test images, and of the mean spectrum of 100 clean images. A
+mean that lies beyond the triggered ones is taken for a trigger that smooths.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from backdoorbench_ext.frequency import dct2
+from backdoorbench_ext.lab import Lab
+
+from .cell import asked, lab_of
+
+# as the mean spectrum of MCCI's AVG
+IMAGES = 100
+TEST = 1000
+
+
+def upper(spectra: Tensor) -> Tensor:
+    """Norms of the upper half of spectra (n, c, h, w): (n,)."""
+    height, width = spectra.shape[2:]
+    i, j = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    above = (i + j >= min(height, width) / 2).to(spectra.device)
+    norms: Tensor = (spectra**2 * above).sum((1, 2, 3)).sqrt()
+    return norms
+
+
+def look(lab: Lab) -> dict[str, float]:
+    """The norms by name."""
+    sets = {"clean images": lab.test, "triggered images": lab.triggered}
+    norms = {
+        name: float(upper(dct2(images.x[:TEST].float())).median()) for name, images in sets.items()
+    }
+    mean = dct2(lab.reserve.x[:IMAGES].float()).mean(0, keepdim=True)
+    return norms | {"mean spectrum": float(upper(mean))}
+
+
+def main() -> None:
+    """Print a line a norm."""
+    for name, norm in look(lab_of(asked(__doc__).parse_args())).items():
+        print(f"{name:18}{norm:8.0f}")
+
+
+if __name__ == "__main__":
+    main()

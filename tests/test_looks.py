@@ -1,0 +1,98 @@
+"""The scripts behind the results pages, on a handful of digits."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import RULES
+from scipy.fftpack import dct
+
+from backdoorbench_ext.benchmarks.looks import channels, isolation, mcci_release, spectra
+from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.frequency import dct2
+from backdoorbench_ext.lab import Lab
+from backdoorbench_ext.options import Options
+from backdoorbench_ext.suite import Suite
+
+# networks with the names that MCCI's release gives its own; written for this test
+RELEASE = """
+import core
+import torch
+from torch import nn
+
+
+class Pair(nn.Module):
+    def __init__(self, depth, d, size, classes):
+        super().__init__()
+        self.normal_model = nn.Sequential(nn.Flatten(), nn.LazyLinear(d))
+        self.attack_model = nn.Sequential(nn.Flatten(), nn.LazyLinear(d))
+        self.concat_layer = nn.Linear(2 * d, classes)
+
+    def forward(self, x, spectrum):
+        pair = self.normal_model(x), self.attack_model(spectrum)
+        return self.concat_layer(torch.cat(pair, 1))
+
+
+detector_model = Pair
+"""
+
+
+def lab(tmp_path, defense, attack="badnets"):
+    grid = Suite("looks", RULES, ("digits[train=300,test=60]",), (attack,), (defense,))
+    (cell,) = grid.cells()
+    return Lab(cell, Options(out=tmp_path, device="cpu"))
+
+
+def test_channels(tmp_path):
+    """With all channels cut, every image gets the same answer."""
+    rows = channels.look(lab(tmp_path, "fp"))
+    victim = lab(tmp_path, "fp").engine().victim()
+    assert sorted(channel for channel, *_ in rows) == list(range(victim.num_features))
+    _, _, ca, asr = rows[-1]
+    bias = int(victim.head(torch.zeros(1, victim.num_features)).argmax())
+    here = lab(tmp_path, "fp")
+    assert ca == pytest.approx(100 * float((here.test.y == bias).float().mean()))
+    assert asr == (100 if bias == RULES.target else 0)
+
+
+def test_isolation(tmp_path):
+    here = lab(tmp_path, "abl")
+    rows = isolation.look(here, 3, here.defense)
+    assert len(rows) == 3
+    assert all(0 <= share <= 100 and bad > 0 and clean > 0 for share, bad, clean in rows)
+
+
+def test_spectra(tmp_path):
+    """Of what is smoother there is less in the upper half; one coefficient is counted by hand."""
+    norms = spectra.look(lab(tmp_path, "mcci", "blurred[kernel=average]"))
+    assert norms["mean spectrum"] < norms["clean images"]
+    assert norms["triggered images"] < norms["clean images"]
+    one = torch.zeros(1, 1, 8, 8)
+    one[0, 0, 3, 1] = 3
+    one[0, 0, 1, 1] = 9
+    assert float(spectra.upper(one)) == 3
+
+
+def test_mcci_beside_a_release(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "core" / "models"
+    with pytest.raises(InputError, match="no such file; --release is a checkout"):
+        mcci_release.networks(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "backdoor_backdoor.py").write_text(RELEASE)
+    words = ["x", "demo", "badnets mcci", "--epochs", "1", "--device", "cpu"]
+    words += ["--out", str(tmp_path), "--release", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(mcci_release, "lab_of", lambda _: lab(tmp_path, "mcci[images=4]"))
+    mcci_release.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:20].strip() for line in lines[1:]] == list(mcci_release.WAYS)
+    assert "core" not in sys.modules
+    # the release's spectrum is ours, of bytes
+    x = torch.rand(2, 3, 8, 8)
+    pixels = (x * 255).numpy().astype("uint8")
+    theirs = dct(dct(pixels, axis=-2, norm="ortho"), axis=-1, norm="ortho")
+    assert np.allclose(mcci_release.spectrum(x), theirs, atol=1e-3)
+    assert torch.allclose(
+        dct2(torch.from_numpy(pixels).float()), torch.tensor(theirs).float(), atol=1e-3
+    )
