@@ -14,6 +14,8 @@ version = release = backdoorbench_ext.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 html_theme = "furo"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 html_show_copyright = False
 html_title = f"{project} {release}"
 exclude_patterns = ["_build"]
