@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
 
-from . import metrics, registry
+from . import metrics, registry, suite
 from .errors import InputError
 from .protocols import NETWORKS, PROTOCOLS
 from .toolbox import checkout
@@ -32,6 +33,8 @@ DATASETS = {
     "folder:PATH": "your own: train/<class>/*, and test/<class>/* or val/<class>/*",
     "npz:PATH": "your own: one file of uint8 images and labels",
 }
+# names of an axis that a line of ``runs`` has room for
+MOST_NAMES = 4
 MORE_MODELS = "and every name of timm; with a tag (tf_efficientnet_b0.aa_in1k) from those weights"
 
 
@@ -49,6 +52,29 @@ def names(kind: str) -> dict[str, str]:
     lines = {name: line(dotted) for name, dotted in registry.modules(kind).items()}
     theirs = {"attacks": checkout.attacks, "defenses": checkout.defenses}
     return lines | (theirs[kind]() if kind in theirs else {})
+
+
+def runs(out: Path) -> dict[str, str]:
+    """The folders of results below ``out``, and what each holds."""
+    found = {}
+    for file in sorted(out.glob(f"*/{suite.FILE}")):
+        try:
+            grid = suite.load(str(file.parent))
+        except InputError as error:
+            found[file.parent.name] = f"broken: {error}"
+            continue
+        cells = grid.unresolved()
+        there = len(list(file.parent.rglob("rate*-seed*.json")))
+        axes = {"data sets": grid.datasets, "attacks": grid.attacks, "defenses": grid.defenses}
+        what = "; ".join(_few(values, called) for called, values in axes.items())
+        found[file.parent.name] = f"{there} records, {len(cells)} cells: {what}"
+    return found
+
+
+def _few(names: Sequence[str], called: str) -> str:
+    """The names without options, or how many there are."""
+    short = dict.fromkeys(registry.parse(name)[0] for name in names)
+    return ", ".join(short) if len(short) <= MOST_NAMES else f"{len(short)} {called}"
 
 
 def line(dotted: str) -> str:

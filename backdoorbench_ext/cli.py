@@ -23,6 +23,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from . import __version__, catalogue, metrics, records, registry, suite
+from .commands import command
 from .errors import InputError, nearest, one_line, reason
 from .files import at_work, locked
 from .options import Options
@@ -152,21 +153,33 @@ def _say(text: str, console: Console = err) -> None:
     say(console, text)
 
 
-@app.command("list")
+@command(
+    app,
+    "bbx list defenses",
+    "bbx list runs",
+    name="list",
+)
 def list_(
     kind: Annotated[
         str,
-        typer.Argument(help=f"one of {', '.join(catalogue.KINDS)}; all of them if not given"),
+        typer.Argument(
+            help=f"one of {', '.join(catalogue.KINDS)}; all of them if not given; or runs: the "
+            "results in --out"
+        ),
     ] = "",
+    to: Out = Path("runs"),
     plugin: Plugins = NO_FILES,
     as_json: AsJson = False,
 ) -> None:
     """What there is: attacks, defenses, benchmarks, models, datasets, protocols, metrics,
-    executors.
+    executors; or runs.
     """
-    if kind and kind not in catalogue.KINDS:
-        raise nearest(kind, catalogue.KINDS, "kinds")
-    there = {k: catalogue.names(k) for k in ([kind] if kind else catalogue.KINDS)}
+    if kind == "runs":
+        there = {str(to): catalogue.runs(to)}
+    elif kind and kind not in catalogue.KINDS:
+        raise nearest(kind, (*catalogue.KINDS, "runs"), "kinds")
+    else:
+        there = {k: catalogue.names(k) for k in ([kind] if kind else catalogue.KINDS)}
     if as_json:
         print(json.dumps(there, indent=1))
         return
@@ -179,7 +192,11 @@ def list_(
         out.print(table)
 
 
-@app.command()
+@command(
+    app,
+    "bbx show cbd",
+    "bbx show cbd --cost",
+)
 def show(
     name: Annotated[str, typer.Argument(help="an attack, a defense, a benchmark or a protocol")],
     measure: Annotated[
@@ -210,7 +227,12 @@ def _numbers(text: str, kind: type[Any], what: str) -> tuple[Any, ...]:
         raise InputError(f"{what} must be numbers with commas between them, not {text!r}") from None
 
 
-@app.command()
+@command(
+    app,
+    "bbx run demo",
+    "bbx run cbd_table1 --scale 0.1 --data DIR --dry-run",
+    "bbx run --dataset cifar10 --data DIR --attacks badnets,'blend[alpha=0.2]' --defenses none,cbd",
+)
 def run(
     name: Annotated[
         str,
@@ -224,6 +246,9 @@ def run(
     attacks: Annotated[str, typer.Option(help="its attacks: badnets,'blend[alpha=0.2]'")] = "",
     defenses: Annotated[str, typer.Option(help="its defenses: none,'cbd[beta=1e-3]'")] = "",
     protocol: Annotated[str, typer.Option(help=f"its protocol: {PROTOCOL}")] = "cbd",
+    called: Annotated[
+        str, typer.Option("--name", help="its name, and that of its folder in --out")
+    ] = "",
     rates: Annotated[str, typer.Option(help="poisoning rates, e.g. 0.05,0.1")] = "",
     seeds: Seeds = "",
     target: Annotated[
@@ -273,13 +298,14 @@ def run(
             "give either a benchmark (bbx list benchmarks) or --dataset, --attacks and --defenses"
         )
     if name:
-        if attacks or defenses:
+        if attacks or defenses or called:
             raise InputError(
-                "--attacks and --defenses go with --dataset; a benchmark has its own: use --only"
+                "--attacks, --defenses and --name go with --dataset; a benchmark has its own: use "
+                "--only"
             )
         grid = suite.load(name)
     else:
-        grid = _own_grid(dataset, attacks, defenses, protocol)
+        grid = _own_grid(dataset, attacks, defenses, protocol, called)
     if compile and compile not in COMPILE:
         raise InputError(f"--compile must be one of {', '.join(COMPILE)}, not {compile!r}")
     if jobs and executor:
@@ -410,7 +436,7 @@ def _write(grid: Suite, folder: Path, axes: Sequence[str]) -> None:
     _say("wrote " + ", ".join(map(str, files)))
 
 
-def _own_grid(dataset: str, attacks: str, defenses: str, protocol: str) -> Suite:
+def _own_grid(dataset: str, attacks: str, defenses: str, protocol: str, called: str = "") -> Suite:
     rules = named(protocol)
     if not attacks or not defenses:
         raise InputError(
@@ -418,8 +444,10 @@ def _own_grid(dataset: str, attacks: str, defenses: str, protocol: str) -> Suite
             "--defenses none,cbd"
         )
     axes = [tuple(registry.split(text)) for text in (dataset, attacks, defenses)]
+    if called in registry.modules("benchmarks"):
+        raise InputError(f"--name {called}: there is a benchmark of that name; give another")
     name = "own" if protocol == "cbd" else f"own-{protocol}"
-    return Suite(name, rules, axes[0], axes[1], axes[2])
+    return Suite(called or name, rules, axes[0], axes[1], axes[2])
 
 
 def _summary(there: Sequence[records.Record], grid: Suite) -> None:
@@ -461,7 +489,10 @@ def _chosen(text: str) -> list[metrics.Metric]:
     return [metrics.get(key.strip()) for key in text.split(",")]
 
 
-@app.command()
+@command(
+    app,
+    "bbx merge here/demo there/demo --to runs/demo",
+)
 def merge(
     folders: Annotated[
         list[Path], typer.Argument(metavar="FOLDER...", help="folders of results of one grid")
@@ -477,7 +508,10 @@ def merge(
     _write(grid, to, suite.AXES)
 
 
-@app.command()
+@command(
+    app,
+    "bbx status demo",
+)
 def status(
     name: Name,
     scale: Scale = None,
@@ -511,7 +545,11 @@ def status(
     print(", ".join(f"{n} {state}" for state, n in shown.items()))
 
 
-@app.command()
+@command(
+    app,
+    "bbx table demo --format latex",
+    "bbx table runs/demo --metrics ca,asr,der --highlight cbd",
+)
 def table(
     name: Name,
     form: Annotated[str, typer.Option("--format", help="latex, markdown or csv")] = "markdown",
@@ -568,7 +606,12 @@ def _current(grid: Suite, folder: Path) -> list[records.Record]:
     return kept
 
 
-@app.command("cite")
+@command(
+    app,
+    "bbx cite badnets cbd",
+    "bbx cite runs/demo",
+    name="cite",
+)
 def cite_(
     names: Annotated[
         list[str] | None,
@@ -589,7 +632,11 @@ def cite_(
     print(cite(asked), end="")
 
 
-@app.command("rank")
+@command(
+    app,
+    "bbx rank demo",
+    name="rank",
+)
 def rank_(
     name: Name,
     form: Annotated[str, typer.Option("--format", help="markdown or latex")] = "markdown",
@@ -605,7 +652,10 @@ def rank_(
     print(ranking.render(ranking.rank(there, grid), grid, form), end="")
 
 
-@app.command()
+@command(
+    app,
+    "bbx submit demo --to demo.zip",
+)
 def submit(
     name: Name,
     file: Annotated[Path, typer.Option("--to", help="the .zip file to write")],
@@ -621,7 +671,11 @@ def submit(
     _say(f"wrote {file}: {count} records of {grid.name}")
 
 
-@app.command()
+@command(
+    app,
+    "bbx verify demo.zip --rerun 2 --data DIR",
+    "bbx verify demo.zip --keep",
+)
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="what bbx submit wrote")],
     rerun: Annotated[
@@ -663,7 +717,12 @@ def verify(
         _say(f"kept in {folder}: bbx report {folder}")
 
 
-@app.command("compare")
+@command(
+    app,
+    "bbx compare demo cbd none",
+    "bbx compare runs/demo --baseline none",
+    name="compare",
+)
 def compare_(
     name: Name,
     first: Annotated[
@@ -690,7 +749,12 @@ def compare_(
     print(compare.render(found, grid, form), end="")
 
 
-@app.command("report")
+@command(
+    app,
+    "bbx report demo",
+    "bbx report --index runs",
+    name="report",
+)
 def report_(
     name: Annotated[str, typer.Argument(help=NAME)] = "",
     index: Annotated[
@@ -728,7 +792,12 @@ def report_(
     print(report.index(listed, index))
 
 
-@app.command()
+@command(
+    app,
+    "bbx plot demo",
+    "bbx plot heatmap runs/demo --width column",
+    "bbx plot gallery attacks --data DIR",
+)
 def plot(
     kind: Annotated[
         str,
@@ -802,7 +871,11 @@ def _specimens(grid: Suite, only: str, options: Options) -> list[tuple[str, Any,
     return shown
 
 
-@app.command()
+@command(
+    app,
+    "bbx poison --attack wanet --dataset cifar10 --data DIR --to poisoned",
+    "bbx poison --attack 'badnets[size=5]' --dataset digits --to poisoned.npz",
+)
 def poison(
     attack: Annotated[str, typer.Option(help="the attack, with its options")],
     dataset: Annotated[str, typer.Option(help="the data set")],
@@ -862,7 +935,10 @@ def poison(
     _say(f"wrote {to}: " + ", ".join(f"{n} {name}" for name, n in counts.items()))
 
 
-@app.command()
+@command(
+    app,
+    "bbx defend record/badnet_0_1 --defense cbd,mcci --data DIR",
+)
 def defend(
     folder: Annotated[
         Path,
@@ -915,7 +991,11 @@ def defend(
             _say(f"wrote {file}")
 
 
-@app.command()
+@command(
+    app,
+    "bbx link ~/BackdoorBench",
+    "bbx link ~/BackdoorBench --undo",
+)
 def link(
     home: Annotated[Path, typer.Argument(metavar="HOME", help="a checkout of BackdoorBench")],
     undo: Annotated[bool, typer.Option("--undo", help="take away what was written")] = False,
@@ -930,7 +1010,12 @@ def link(
     _say(f"{'took away' if undo else 'wrote'} {len(files)} files in {home}: {scripts or 'none'}")
 
 
-@app.command("tune")
+@command(
+    app,
+    "bbx tune cbd --dataset cifar10 --data DIR --trials 8",
+    "bbx tune mcci --dataset digits --grid lr=0.1,1.0 --folds 3",
+    name="tune",
+)
 def tune_(
     defense: Annotated[str, typer.Argument(help="the defense, with the options that stay")],
     dataset: Annotated[str, typer.Option(help="the data set")],
@@ -1017,7 +1102,11 @@ def _try_gpu() -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@command(
+    app,
+    "bbx doctor",
+    "bbx doctor --gpu",
+)
 def doctor(
     gpu: Annotated[
         bool,

@@ -78,10 +78,12 @@ def flowing(described: Any) -> str:
 
 def _method(out: Console, cls: type[Any]) -> None:
     out.print(f"\n{flowing(cls)}\n", highlight=False, markup=False)
-    table = Table("option", "type", "default", "range", "meaning", box=None)
+    table = Table("option", "meaning", box=None)
     for f in fields(cls):
-        meaning = escape(f.metadata.get("meaning", ""))
-        table.add_row(f.name, str(f.type), _default(f.default), _range(f.metadata), meaning)
+        kind = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
+        allowed = ", ".join(filter(None, (kind, _range(f.metadata))))
+        meaning = f"{f.metadata.get('meaning', '')} ({allowed})"
+        table.add_row(f"{f.name}={_default(f.default)}", escape(meaning))
     out.print(table)
     if hasattr(cls, "clean_images"):
         short = cls.__module__.rpartition(".")[2]
@@ -94,8 +96,8 @@ def _method(out: Console, cls: type[Any]) -> None:
 
 def _default(value: Any) -> str:
     if value is MISSING:
-        return "required"
-    return "not set" if value is None else repr(value)
+        return "?"
+    return "not set" if value is None else str(value)
 
 
 def _range(rule: Any) -> str:
@@ -104,10 +106,12 @@ def _range(rule: Any) -> str:
     low = rule.get("low")
     high = rule.get("high")
     if choices:
-        return ", ".join(choices)
-    if low is None and high is None:
-        return ""
-    return f"{'' if low is None else low} to {'' if high is None else high}".strip()
+        return "one of " + ", ".join(choices)
+    if low is not None and high is not None:
+        return f"{low} to {high}"
+    if low is not None:
+        return f"at least {low}"
+    return "" if high is None else f"at most {high}"
 
 
 def _needed(method: Any) -> str:

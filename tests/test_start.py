@@ -1,6 +1,7 @@
 """What starts quickly starts without PyTorch."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import pytest
 from conftest import RULES, here
 from test_registry import DEFENSE
 
-from backdoorbench_ext import registry, runner, suite
+from backdoorbench_ext import cli, registry, runner, suite
+from backdoorbench_ext.commands import spelled
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.suite import Suite
 
@@ -83,3 +85,46 @@ def test_a_changed_method_is_looked_up_anew(tmp_path, monkeypatch):
     after = [cell.path for cell in grid.cells(resolver=suite.Resolver.kept(tmp_path / "grid"))]
     assert before != after == [cell.path for cell in grid.cells()]
     assert json.loads((tmp_path / "grid" / suite.SPECS).read_text())["texts"]
+
+
+def test_an_option_by_either_spelling(tmp_path, capsys):
+    """--attack where it is --attacks, --to where it is --out; help shows one, and names values."""
+    words = ("--datasets", "digits[train=200,test=50]", "--attack", "none", "--defense", "none")
+    assert here("run", *words, "--seed", "3", "--to", tmp_path, "--name", "mine", "--dry-run") == 0
+    assert f"{tmp_path}/mine/digits[train=200,test=50]/none/none/rate0.1-seed3" in (
+        capsys.readouterr().out
+    )
+    # two different things stay two
+    assert spelled({"to", "out"}, "to") == "to" and spelled({"out"}, "to") == "out"
+    assert spelled({"attacks"}, "atack") == "atack"
+    assert here("run", *words, "--name", "demo") == 2
+    assert "there is a benchmark of that name" in capsys.readouterr().err
+    assert here("run", "demo", "--name", "mine") == 2
+    assert "go with --dataset" in capsys.readouterr().err
+
+
+def test_every_command_has_examples(capsys):
+    """Whose words it understands, as far as can be seen without running them."""
+    for command in cli.app.registered_commands:
+        name = command.name or command.callback.__name__
+        assert here(name, "-h") == 0
+        text = capsys.readouterr().out
+        options, _, end = text.partition("Options:")[2].partition("Examples:")
+        assert "<" not in options, name
+        lines = end.split("\n")
+        examples = [line.strip() for line in lines if line.strip()]
+        assert examples and all(line.startswith(f"bbx {name}") for line in examples), name
+        for line in examples:
+            used = [word for word in shlex.split(line) if word.startswith("--")]
+            assert all(f"{word} " in options for word in used), line
+
+
+def test_list_runs(tmp_path, capsys):
+    grid = Suite("mine", RULES, ("digits",), ("badnets[size=4]", "badnets"), ("none", "fp"))
+    grid.save(tmp_path / "mine")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "suite.json").write_text("{")
+    assert here("list", "runs", "--out", tmp_path, "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out).values()
+    assert found["mine"] == "0 records, 4 cells: digits; badnets; none, fp"
+    assert found["half"].startswith("broken: ")
