@@ -24,7 +24,7 @@ from rich.table import Column, Table
 
 from . import __version__, catalogue, metrics, records, registry, suite
 from .commands import command
-from .errors import InputError, nearest, one_line, reason
+from .errors import InputError, NoData, nearest, one_line, reason
 from .files import at_work, locked
 from .options import Options
 from .progress import bars, say
@@ -289,7 +289,12 @@ def run(
         str,
         typer.Option(help="tensorboard, mlflow or wandb: hand curves and metrics of new cells on"),
     ] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="say what would run and for how long, and check what it needs"
+        ),
+    ] = False,
     plugin: Plugins = NO_FILES,
 ) -> None:
     """Train and measure every cell that has no record yet; then write the tables and the plot."""
@@ -369,7 +374,7 @@ def _run(
     plan = runner.plan(grid, cells, options, axes)
     _say(str(plan))
     if dry_run:
-        print("\n".join(one_line(str(folder / cell.path)) for cell in plan.todo))
+        _rehearse(plan)
         return
     tracker = None
     if track:
@@ -388,6 +393,27 @@ def _run(
         raise typer.Exit(1)
     if not plan.todo:
         _say("nothing to run: every cell has its record")
+
+
+def _rehearse(plan: Any) -> None:
+    """Say which cells would run, for how long, and what cannot work."""
+    from . import runner
+    from .estimate import estimate
+
+    said = ""
+    try:
+        runner.check(plan)
+    except NoData as error:
+        # which cells there are can be said without them
+        said = f"not checked: {error}"
+    if plan.todo:
+        print("\n".join(one_line(str(plan.folder / cell.path)) for cell in plan.todo), flush=True)
+    if plan.todo and not said:
+        with bars(err, "timing") as told:
+            reckoned = estimate(plan, lambda done, total: told("timing", "", done, total))
+        said = str(reckoned)
+    if said:
+        _say(said)
 
 
 def _jobs(text: str, plan: Any) -> int | None:

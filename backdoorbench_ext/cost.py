@@ -4,6 +4,7 @@ each of its stages.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from statistics import median
@@ -17,6 +18,10 @@ from .engine import Engine, Step
 from .images import Images
 from .models import Net
 from .protocols import Protocol, Recipe
+
+
+class TooSlow(Exception):
+    """A method took longer to time than it was given."""
 
 
 class Stopwatch(Engine):
@@ -40,6 +45,8 @@ class Stopwatch(Engine):
     ) -> None:
         super().__init__(rules, train, reserve, device=device)
         self.stages: dict[str, float] = {}
+        # when timing is given up, by the clock of ``perf_counter``
+        self.until = math.inf
         self.few = steps
         self.rounds = rounds
         self.per_epoch = max(1, len(train) // rules.recipe.batch_size)
@@ -79,6 +86,8 @@ class Stopwatch(Engine):
             if step.done >= 2 and (step.done - 2) % few == 0:
                 start = time.perf_counter()
             yield step
+            if time.perf_counter() > self.until:
+                raise TooSlow(name)
             if step.done >= 2 and (step.done - 1) % few == 0:
                 if step.loss is not None:
                     # which waits for the device

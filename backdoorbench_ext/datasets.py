@@ -24,7 +24,7 @@ from torch import Tensor
 from . import official
 from .catalogue import DATASETS
 from .digits import digits
-from .errors import InputError, nearest, one_line, reason
+from .errors import InputError, NoData, nearest, one_line, reason
 from .images import Images
 from .progress import say
 from .reading import SUFFIXES, arrays, parsed, picture, place
@@ -314,7 +314,7 @@ def _read(
 def _known(name: str, root: Path | None, download: bool, options: dict[str, object]) -> Splits:
     if root is None:
         words = " to download into" if download else ""
-        raise InputError(f"{name} needs --data DIR, the folder of its files{words}")
+        raise NoData(f"{name} needs --data DIR, the folder of its files{words}")
     size = options.pop("size", SIDES.get(name))
     if not root.is_dir() and not download:
         raise InputError(f"--data {root}: no such folder")

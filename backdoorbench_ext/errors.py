@@ -16,6 +16,10 @@ class InputError(ValueError):
         return one_line(super().__str__())
 
 
+class NoData(InputError):
+    """A data set whose folder was not said."""
+
+
 def one_line(text: str) -> str:
     """A text as one line that a terminal shows as it is: control characters and bytes that are no
     UTF-8 are written out, what is too long loses its middle.

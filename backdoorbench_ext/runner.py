@@ -153,7 +153,7 @@ def _take(cell: Cell, file: Path, plan: Plan) -> None:
     records.write(path, records.read(file) | {"cell": cell.names})
 
 
-def _check(plan: Plan) -> None:
+def check(plan: Plan) -> None:
     """Say what cannot work before the first epoch of any cell.
 
     Raises:
@@ -171,6 +171,19 @@ def _check(plan: Plan) -> None:
         _check_data(cell, plan)
 
 
+def kept(plan: Plan) -> int:
+    """About how many bytes a run keeps."""
+    each = SMALLEST + (EMBEDDINGS if plan.options.audit else 0)
+    each += _network(plan) if plan.options.models else 0
+    return each * len(plan.todo)
+
+
+def _network(plan: Plan) -> int:
+    """Bytes of the largest network's weights."""
+    names = {cell.rules.model for cell in plan.todo}
+    return 4 * max((models.size(name) for name in names), default=0)
+
+
 def _check_place(plan: Plan) -> None:
     """That files can be written where the results go, and about as much as will be kept."""
     try:
@@ -181,13 +194,8 @@ def _check_place(plan: Plan) -> None:
         free = shutil.disk_usage(plan.folder).free
     except (OSError, ValueError) as error:
         raise InputError(f"--out: nothing can be written ({reason(error)})") from error
-    needed = len(plan.todo) * (SMALLEST + (EMBEDDINGS if plan.options.audit else 0))
-    if plan.todo:
-        names = {cell.rules.model for cell in plan.todo}
-        network = 4 * max(models.size(name) for name in names)
-        # a state, which holds the optimizer's, and the next one, which is being written
-        needed += 2 * STATE * network
-        needed += network * len(plan.todo) if plan.options.models else 0
+    # a state, which holds the optimizer's, and the next one, which is being written
+    needed = kept(plan) + 2 * STATE * _network(plan)
     if free < needed:
         raise InputError(
             f"{plan.folder}: {free / 2**20:.0f} MiB are free, the run may keep "
@@ -247,7 +255,7 @@ def run(
     _check_place(plan)
     for cell, file in plan.taken:
         _take(cell, file, plan)
-    _check(plan)
+    check(plan)
     sweep(plan.options.out)
     # now, so that a grid of one's own can be asked about while it runs, or after a kill
     plan.suite.save(plan.folder, plan.axes)
