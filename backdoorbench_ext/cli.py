@@ -1,5 +1,5 @@
 """``bbx``: list, show, run, status, table, compare, rank, plot, report, poison, defend, tune,
-doctor and more. Exit codes: 0 all done, 1 some cell failed, 2 bad input.
+check, doctor and more. Exit codes: 0 all done, 1 some cell failed, 2 bad input.
 """
 
 # What a command alone needs is imported in it: PyTorch takes seconds, a typing error should not.
@@ -1108,6 +1108,37 @@ def _axes(texts: Sequence[str]) -> dict[str, list[Any]]:
             )
         axes[key] = [registry.parse(f"x[v={value}]")[1]["v"] for value in registry.split(values)]
     return axes
+
+
+@command(app, "bbx check my_defense.py")
+def check(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help=".py files with an attack, a defense, an executor, a SUITE or a METRIC",
+        ),
+    ],
+) -> None:
+    """Test your own methods by the contract that ours keep: options, chance, labels that must not
+    be seen, going on after a kill. It runs their code.
+    """
+    import tempfile
+
+    from . import contract
+
+    found = [pair for file in files for pair in registry.add_file(file)]
+    broken = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, name in found:
+            for what, checked in contract.checks(kind, name, Path(folder)):
+                why = contract.outcome(checked)
+                broken += bool(why)
+                _say(
+                    f"{'broken' if why else 'ok':6} {name}: {what}{f': {why}' if why else ''}", out
+                )
+    if broken:
+        raise typer.Exit(1)
 
 
 NOT_REPLAYED = "run one by one: bbx doctor --gpu tries out whether they may be replayed"

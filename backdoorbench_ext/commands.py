@@ -35,7 +35,9 @@ def command(
         for parameter, hint in hints.items():
             for given in getattr(hint, "__metadata__", ()):
                 if isinstance(given, OptionInfo):
-                    names = [text.lstrip("-") for text in given.param_decls or ()]
+                    # the first of an annotation's words is taken for a default
+                    words = (given.default, *(given.param_decls or ()))
+                    names = [text.lstrip("-") for text in words if isinstance(text, str)]
                     known |= set(names or [parameter.replace("_", "-")])
                     given.metavar = given.metavar or _value(get_args(hint)[0])
                 elif isinstance(given, ArgumentInfo):

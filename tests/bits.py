@@ -38,12 +38,14 @@ def of(tensors):
 
 def attacks():
     import torch
-    from conftest import make_images
-    from test_methods import ATTACKS, engine, fitted
+    from test_methods import ATTACKS
+
+    from backdoorbench_ext import contract
+    from backdoorbench_ext.contract import engine, make_images
 
     for name in ATTACKS:
         clean = make_images(48)
-        attack = fitted(name, clean)
+        attack = contract.attack(name, clean)
         made = attack.poison(clean, target=1, rate=0.1, rng=torch.Generator().manual_seed(0))
         if attack.refines:
             made.x[made.mask] = attack.refine(clean, made, engine(clean))
@@ -51,10 +53,11 @@ def attacks():
 
 
 def defenses():
-    from conftest import make_images
-    from test_methods import DEFENSES, VARIANTS, defense, engine
+    from test_methods import VARIANTS
 
-    for text in (*DEFENSES, *VARIANTS):
+    from backdoorbench_ext.contract import defense, engine, make_images
+
+    for text in VARIANTS:
         images = make_images()
         run = engine(images)
         method = defense(text)

@@ -2,18 +2,15 @@
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from timm.models import register_model
 
 from backdoorbench_ext import cli
-from backdoorbench_ext.images import Images
-from backdoorbench_ext.networks import PlainNet
-from backdoorbench_ext.protocols import CBD, Recipe
+from backdoorbench_ext.contract import RULES, make_images
 
+__all__ = ["RULES", "here", "images", "make_images", "real_data", "rules"]
 torch.set_num_threads(1)
 
 
@@ -26,36 +23,6 @@ def here(*words):
         except SystemExit as end:
             return end.code or 0
     return 0
-
-
-@register_model
-def bbx_test(pretrained=False, num_classes=10, **_):
-    """Two layers: what every training in the tests uses."""
-    return PlainNet(((8, 2), (16, 2)), num_classes)
-
-
-RULES = replace(
-    CBD,
-    name="test",
-    model="bbx_test",
-    recipe=Recipe(epochs=2, batch_size=16, lr=0.05, schedule="one-cycle"),
-    crop=1,
-    cutout=2,
-    overrides={},
-)
-
-
-def make_images(n=64, classes=4, side=32, seed=0):
-    """Random images whose class is a bright quadrant."""
-    rng = torch.Generator().manual_seed(seed)
-    x = torch.randint(0, 120, (n, 3, side, side), generator=rng, dtype=torch.uint8)
-    y = torch.arange(n) % classes
-    half = side // 2
-    for i, label in enumerate(y.tolist()):
-        top = half * (label // 2 % 2)
-        left = half * (label % 2)
-        x[i, :, top : top + half, left : left + half] += 100
-    return Images(x, y, tuple(f"class{i}" for i in range(classes)))
 
 
 @pytest.fixture

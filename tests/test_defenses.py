@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import RULES, make_images
-from test_methods import defense
 from torch import nn
 from torchvision.transforms.functional import gaussian_blur
 
 from backdoorbench_ext import registry
+from backdoorbench_ext.contract import defense
 from backdoorbench_ext.contrastive import blur, nt_xent
 from backdoorbench_ext.defenses.abl import flooding, isolate, local_gradient_ascent
 from backdoorbench_ext.defenses.clp import lipschitz, pairs

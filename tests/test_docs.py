@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_methods import engine, killed
 
-from backdoorbench_ext import metrics, registry
+from backdoorbench_ext import contract, metrics, registry
 
 DOCS = Path(__file__).parents[1] / "docs"
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="not a checkout: no docs")
@@ -30,10 +29,9 @@ def test_adding_a_defense(number, name, tmp_path, images):
     """Each example is a plugin that keeps the contract: also killed after every epoch, the same."""
     example("adding-a-defense.md", number, tmp_path / f"{name}.py")
     method = registry.create("defenses", name)
-    whole = method.fit(images, engine(images)).state_dict()
-    again = killed(tmp_path, lambda **more: method.fit(images, engine(images, **more))).state_dict()
-    assert all(torch.equal(whole[key], again[key]) for key in whole)
-    start = engine(images).new_model().state_dict()
+    contract.resumes(name, tmp_path / "state", images)
+    whole = method.fit(images, contract.engine(images)).state_dict()
+    start = contract.engine(images).new_model().state_dict()
     assert not all(torch.equal(whole[key], start[key]) for key in whole), "it learns"
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import RULES, make_images
 from elsewhere import NAME
-from test_methods import DEFENSES, defense
+from test_methods import DEFENSES
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from backdoorbench_ext import engine as machinery
 from backdoorbench_ext import graphs, trial
 from backdoorbench_ext.cli import app
+from backdoorbench_ext.contract import defense
 from backdoorbench_ext.engine import Engine
 
 # whose main training is replayed
