@@ -15,7 +15,7 @@ PAPER = re.compile(
     r"""(?P<authors>[A-Z][^.:"]*(?:\ al\.)?):\ "(?P<title>[^"]+)",\ (?:(?P<venue>[^.,]+?)\ )?"""
     r"""(?P<year>\d{4})\b.*?(?P<url>https://[^\s,;)]+?)(?=[\s,;)]|\.?$|\.\s)"""
 )
-KINDS = ("attacks", "defenses")
+KINDS: tuple[str, ...] = ("attacks", "defenses")
 # a program, for the entry of this software
 SOFTWARE = f"""@software{{backdoorbench_ext,
   title = {{{{backdoorbench\\_ext}}: a backdoor benchmark suite}},
@@ -26,19 +26,26 @@ SOFTWARE = f"""@software{{backdoorbench_ext,
 NOTE = "% family names only: see the link for the full ones"
 
 
-def cite(names: Sequence[str]) -> str:
+def cite(names: Sequence[str], attacks: Sequence[str] = (), defenses: Sequence[str] = ()) -> str:
     """This software's entry and those of methods, by their names with or without options.
+
+    Args:
+        names: of either kind.
+        attacks, defenses: of one, as a grid has them, where two methods may have one name.
 
     Raises:
         InputError: a name that is neither an attack's nor a defense's.
     """
+    asked = [(name, KINDS) for name in names]
+    asked += [(name, ("attacks",)) for name in attacks]
+    asked += [(name, ("defenses",)) for name in defenses]
     entries: dict[str, str] = {}
-    for text in names:
+    for text, among in asked:
         name = registry.parse(text)[0]
-        kinds = [kind for kind in KINDS if name in registry.modules(kind)]
+        kinds = [kind for kind in among if name in registry.modules(kind)]
         if not kinds:
-            known = list(dict.fromkeys(n for kind in KINDS for n in registry.modules(kind)))
-            raise nearest(name, known, "attacks and defenses")
+            known = list(dict.fromkeys(n for kind in among for n in registry.modules(kind)))
+            raise nearest(name, known, " and ".join(among))
         for kind in kinds:
             if paper := found(kind, name):
                 # methods may share a paper

@@ -648,14 +648,11 @@ def cite_(
     """Print BibTeX of this software and of the papers of what you ran."""
     from .cite import cite
 
-    asked: list[str] = []
-    for name in names or []:
-        if suite.is_results(name):
-            grid = suite.load(name)
-            asked += [*grid.attacks, *grid.defenses]
-        else:
-            asked.append(name)
-    print(cite(asked), end="")
+    grids = [suite.load(name) for name in names or [] if suite.is_results(name)]
+    asked = [name for name in names or [] if not suite.is_results(name)]
+    attacks = [name for grid in grids for name in grid.attacks]
+    defenses = [name for grid in grids for name in grid.defenses]
+    print(cite(asked, attacks, defenses), end="")
 
 
 @command(

@@ -114,7 +114,7 @@ def _text(method: str | Method) -> str:
     """The name of a method, with the options that are not its defaults."""
     if isinstance(method, str):
         return method
-    name = type(method).__module__.rpartition(".")[2].removeprefix("backdoorbench_ext_plugin_")
+    name = registry.called(type(method))
     given = {f.name: getattr(method, f.name) for f in fields(method) if f.init}
     usual = registry.create(_kind(method), name)
     return registry.join(name, {k: v for k, v in given.items() if v != getattr(usual, k)})

@@ -43,6 +43,8 @@ SCHEMES = {
 QUOTES = ("'", '"')
 # letters of an option's value
 LONGEST = 2000
+# how the modules of files begin
+PLUGIN = "backdoorbench_ext_plugin_"
 # (kind, name) -> dotted module, from add_file
 _plugins: dict[tuple[str, str], str] = {}
 
@@ -279,7 +281,7 @@ def add_file(path: Path) -> list[tuple[str, str]]:
     """
     if not path.is_file():
         raise InputError(f"plugin {path}: no such file")
-    dotted = f"backdoorbench_ext_plugin_{path.stem}"
+    dotted = f"{PLUGIN}{path.stem}"
     spec = importlib.util.spec_from_file_location(dotted, path)
     if spec is None or spec.loader is None:
         raise InputError(f"plugin {path}: not a Python file")
@@ -305,3 +307,8 @@ def added() -> tuple[Path, ...]:
     """The files that ``add_file`` was given."""
     files = (source(dotted) for dotted in _plugins.values())
     return tuple(dict.fromkeys(file for file in files if file))
+
+
+def called(cls: type[Any]) -> str:
+    """The name of a method's class: that of its file."""
+    return cls.__module__.rpartition(".")[2].removeprefix(PLUGIN)

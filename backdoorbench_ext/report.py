@@ -239,8 +239,8 @@ def _drawn(
 def _triggers(suite: Suite, folder: Path) -> list[tuple[str, str]]:
     """The pictures of the triggers that lie in the suite's folder."""
     files = {
-        (c.dataset, c.attack, folder / c.path.parent.parent / "examples.png")
-        for c in suite.cells()
+        (c.dataset, c.attack, folder / c.place.parent / "examples.png")
+        for c in suite.unresolved()
         if c.attack != "none"
     }
     return [

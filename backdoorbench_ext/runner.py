@@ -307,6 +307,6 @@ def outcomes_of(
 
 def _clean_up(plan: Plan, work: Work) -> None:
     """Take away the state of every training whose cells all have their record."""
-    for group in groups(plan.suite.cells()):
+    for group in groups(plan.suite.known()):
         if all((plan.folder / cell.path).exists() for cell in group):
             shutil.rmtree(work.state(group), ignore_errors=True)

@@ -86,7 +86,7 @@ def _method(out: Console, cls: type[Any]) -> None:
         table.add_row(f"{f.name}={_default(f.default)}", escape(meaning))
     out.print(table)
     if hasattr(cls, "clean_images"):
-        short = cls.__module__.rpartition(".")[2]
+        short = registry.called(cls)
         out.print(f"\nclean images needed by default: {_needed(cls())}", highlight=False)
         out.print(
             f"cost in epochs of plain training, measured here: bbx show {short} --cost",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from itertools import product
@@ -288,6 +289,15 @@ class Suite:
             cells.append(cell)
         return cells
 
+    def known(self) -> list[Cell]:
+        """The cells whose names mean something here: a plugin may not be at hand."""
+        cells = []
+        for cell in self.unresolved():
+            with suppress(InputError):
+                cell.path  # noqa: B018
+                cells.append(cell)
+        return cells
+
     def _grid(self) -> Iterator[tuple[str, tuple[str, float], str, int]]:
         """Data set, attack with its rate, defense and seed of every cell."""
         rows = [
@@ -421,7 +431,9 @@ class Suite:
             "reported": [[*key, dict(value)] for key, value in self.reported.items()]
         }
         write_text(folder / FILE, json.dumps(grid, indent=1, sort_keys=True) + "\n")
-        self.cells()[0].resolver.keep(folder)
+        # what an earlier run had from a plugin that is not at hand cannot be looked up
+        with suppress(InputError):
+            self.cells()[0].resolver.keep(folder)
 
 
 def _changed(protocol: Protocol, changes: Mapping[str, Any]) -> Protocol:

@@ -8,24 +8,12 @@ small and the schedule short. No number of it says anything about photographs; s
 and the papers' grids.
 """
 
-from dataclasses import replace
-
-from backdoorbench_ext.protocols import CBD, Recipe
+from backdoorbench_ext.protocols import DEMO
 from backdoorbench_ext.suite import Suite
 
 SUITE = Suite(
     name="demo",
-    protocol=replace(
-        CBD,
-        name="demo",
-        model="cnn5",
-        recipe=Recipe(epochs=6, batch_size=32, lr=0.03, schedule="one-cycle"),
-        crop=2,
-        flip=False,
-        cutout=0,
-        normalise=True,
-        overrides={},
-    ),
+    protocol=DEMO,
     datasets=("digits",),
     attacks=("badnets[size=5]", "blend[alpha=0.2]"),
     defenses=(

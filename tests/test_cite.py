@@ -7,6 +7,7 @@ from conftest import here
 
 from backdoorbench_ext import registry
 from backdoorbench_ext.cite import cite, found
+from backdoorbench_ext.errors import InputError
 
 METHODS = [
     (kind, name)
@@ -31,6 +32,9 @@ def test_entries(capsys):
     assert "author = {Zhang and Liu and Wang and Lu and Hu}" in text
     assert "booktitle = {CVPR}" in text and "https://arxiv.org/abs/2303.06818}" in text
     assert "author = {Hu and others}" in cite(["mcci"])
+    # an attack and a defense may have one name
+    with pytest.raises(InputError, match="among the defenses"):
+        cite([], ["smooth"], ["smooth"])
     assert text.count("{") == text.count("}")
     assert here("cite") == 0 and capsys.readouterr().out.startswith("@software")
     assert here("cite", "cbdd") == 2

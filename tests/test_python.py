@@ -104,7 +104,8 @@ def test_examples(page, tmp_path, monkeypatch, capsys):
         pytest.skip("not a checkout: no documentation")
     (code,) = re.findall(r"```python\n(.*?)```", file.read_text(), re.S)
     monkeypatch.chdir(tmp_path)
-    small = code.replace('"digits", epochs=20', f'"{DATA}", device="cpu", epochs=1')
-    assert small != code
+    short = '"digits[train=200,test=60]", device="cpu", epochs=1, protocol'
+    small = code.replace('"digits", protocol', short).replace("lr=1.0]", "lr=1.0,images=9]")
+    assert short in small
     exec(compile(small, page, "exec"), {})
     assert "'asr'" in capsys.readouterr().out

@@ -779,3 +779,32 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
     assert f"suite.json: {os.strerror(errno.ENOSPC)}" in said and "Traceback" not in said
     left = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
     assert [file.name for file in left if file.suffix != ".lock"] == []
+
+
+def test_a_run_after_one_with_a_plugin(tmp_path, capsys, monkeypatch):
+    """What a plugin made stays in the grid's tables when it is not at hand any more."""
+    monkeypatch.setattr(registry, "_plugins", {})
+    file = tmp_path / "idle.py"
+    file.write_text(
+        '"""Nothing: https://example.org"""\n'
+        "from dataclasses import dataclass\n"
+        "from backdoorbench_ext.api import Defense\n\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Idle(Defense):\n"
+        "    def fit(self, train, engine):\n"
+        "        return engine.new_model()\n"
+    )
+    words = ("run", "--dataset", "digits[train=200,test=60]", "--attacks", "badnets")
+    words += ("--name", "mine", "--model", "bbx_test", "--epochs", 1, "--device", "cpu")
+    words += ("--out", tmp_path, "--jobs", 1)
+    assert here(*words, "--defenses", "none,idle", "--plugin", file) == 0
+    registry._plugins.clear()
+    assert here(*words, "--defenses", "ft") == 0
+    folder = tmp_path / "mine-epochs1-bbx_test"
+    table = (folder / "table.csv").read_text()
+    assert "idle" in table and ",ft," in table
+    capsys.readouterr()
+    assert here("report", folder) == 0 and here("report", "--index", tmp_path) == 0
+    assert not list((folder / ".state").glob("*/*.pt"))
+    assert here("status", folder) == 2
+    assert "no 'idle' among the defenses" in capsys.readouterr().err
