@@ -5,6 +5,7 @@ training and 2,000 test images of CIFAR-10, a PreAct-ResNet-18, 8 epochs; some s
 core, and far from any paper's length. With 4,000 images and 6 epochs no trigger was learned (ASR 14
 to 18 without any defense). The rate is BackdoorBench's for this network, 0.01. At 0.1 the loss ran
 away in the third epoch; on those batches bf16's gradients were float32's, so rounding is not why.
+NAD has its paper's rate and BackdoorBench's, since 0.1 is too much for this network here, too.
 WaNet is twice as strong and without its noise samples, CBD's T1 is counted in steps and MCCI's
 Adadelta runs at 1.0, as there.
 
@@ -33,6 +34,7 @@ SUITE = Suite(
     defenses=(
         "none",
         "nad",
+        "nad[lr=0.01]",
         "cbd[t1_steps=1000]",
         "mcci[lr=1.0,inference=avg]",
         "backdoorbench:anp[nb_iter=20,print_every=20,pruning_step=0.15]",

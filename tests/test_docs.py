@@ -24,7 +24,7 @@ def no_plugins(monkeypatch):
     monkeypatch.setattr(registry, "_plugins", {})
 
 
-@pytest.mark.parametrize(("number", "name"), [(0, "smooth"), (1, "teacher")])
+@pytest.mark.parametrize(("number", "name"), [(0, "smoothing"), (1, "teacher")])
 def test_adding_a_defense(number, name, tmp_path, images):
     """Each example is a plugin that keeps the contract: also killed after every epoch, the same."""
     example("adding-a-defense.md", number, tmp_path / f"{name}.py")
