@@ -16,14 +16,16 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from .errors import one_line
 
 # seconds
 LINE_EVERY = 60.0
+# columns of a bar
+WIDTH = 16
 
 
 def say(console: Console, text: str) -> None:
@@ -37,11 +39,12 @@ def bars(console: Console, whole: str = "") -> Iterator[Callable[[str, str, int,
     ``whole``, which has no lines either.
     """
     with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        # names are long: what they lose is their end, never the numbers beside them
+        TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True)),
+        BarColumn(bar_width=WIDTH),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True)),
+        expand=True,
         console=console,
         disable=not console.is_terminal,
     ) as drawn:
@@ -52,7 +55,9 @@ def bars(console: Console, whole: str = "") -> Iterator[Callable[[str, str, int,
             nonlocal said
             name = one_line(": ".join(filter(None, (whose, what))))
             if name not in known:
-                known[name] = drawn.add_task(escape(name), total=total)
+                # the stage first, which a narrow terminal then shows
+                shown = one_line(": ".join(filter(None, (what, whose))))
+                known[name] = drawn.add_task(escape(shown), total=total)
             drawn.update(
                 known[name], completed=done, total=total, visible=done < total or name == whole
             )

@@ -41,6 +41,7 @@ from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.lab import Lab
 from backdoorbench_ext.options import Options
+from backdoorbench_ext.progress import bars
 from backdoorbench_ext.suite import Suite
 
 SUITE = '''
@@ -808,3 +809,12 @@ def test_a_run_after_one_with_a_plugin(tmp_path, capsys, monkeypatch):
     assert not list((folder / ".state").glob("*/*.pt"))
     assert here("status", folder) == 2
     assert "no 'idle' among the defenses" in capsys.readouterr().err
+
+
+def test_bars_in_a_narrow_terminal():
+    """What is done of how much is shown beside the longest name, and the stage before it."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    with bars(console, "cells") as told:
+        told("digits badnets " + "cbd[variant=release] " * 9, "f_B, epochs", 2, 7)
+    lines = [line for line in console.file.getvalue().splitlines() if "f_B, epochs: digits" in line]
+    assert lines and "2/7" in lines[-1]
