@@ -91,3 +91,22 @@ def test_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", file.read_text(), flags=re.S)
     for target in re.findall(r"\]\(([^)#]+)", text):
         assert "://" in target or (file.parent / target).exists(), target
+
+
+# known to whoever reads such pages, or a name and no abbreviation
+EVERYDAY = """
+    AMD API BY CC CIFAR CPU CSV CUDA CVPR DIR ECCV EPS GPU GPUs HTML IBM ICCV ICLR IEEE JSON MB NC
+    PDF PDFs PNG RAID SHA T2T WORDS YAML
+"""
+
+
+@pytest.mark.parametrize("page", ["../README.md", *PAGES])
+def test_abbreviations_are_explained(page):
+    """In the glossary; methods by `bbx show`."""
+    text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", " ", (DOCS / page).read_text(), flags=re.S)
+    used = set(re.findall(r"\b[A-Z][A-Z0-9]*[A-Z][A-Za-z0-9]*\b", text))
+    methods = [name for kind in ("attacks", "defenses") for name in registry.modules(kind)]
+    parts = {part for name in methods for part in name.upper().split("_")}
+    glossary = set(re.findall(r"\w+", (DOCS / "glossary.md").read_text()))
+    unknown = {word for word in used if word.upper() not in parts}
+    assert not unknown - glossary - set(EVERYDAY.split())
