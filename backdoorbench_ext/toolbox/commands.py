@@ -13,7 +13,7 @@ import torch
 from .. import models, registry
 from ..engine import Progress
 from ..errors import InputError
-from ..files import write_whole
+from ..files import write_text
 from ..images import Poisoned
 from ..lab import Lab
 from ..models import Net
@@ -57,11 +57,8 @@ def poison(
         "train": (whole(lab), torch.arange(len(train)), len(train)),
         "test": (lab.triggered.to("cpu"), counted, len(test)),
     }
-    record.write(to, cell.dataset, rules.model, victim, sets)
     reserve = lab.held.nonzero().flatten().tolist()
-    write_whole(to / "reserve.txt", "".join(f"{place}\n" for place in reserve).encode())
     metrics = counts(engine.measure(victim, lab.test, lab.triggered))
-    write_whole(to / "attack_df.csv", table(metrics, rules.recipe.epochs).encode())
     info = {
         "attack": cell.attack,
         "attack_target": rules.target,
@@ -72,7 +69,10 @@ def poison(
         "random_seed": cell.seed,
         "save_path": to.as_posix(),
     }
-    record.save(to / "info.pickle", info)
+    with record.written(to, cell.dataset, rules.model, victim, sets) as part:
+        write_text(part / "reserve.txt", "".join(f"{place}\n" for place in reserve))
+        write_text(part / "attack_df.csv", table(metrics, rules.recipe.epochs))
+        record.save(part / "info.pickle", info)
     return {
         "train": len(train),
         "reserve": len(reserve),

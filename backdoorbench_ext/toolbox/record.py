@@ -14,8 +14,9 @@ import io
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -529,14 +530,16 @@ def model_state(model: str, net: nn.Module, classes: int) -> dict[str, Any]:
     return {"model_name": their_model(model), "num_classes": classes, "model": state}
 
 
-def write(
+@contextmanager
+def written(
     to: Path,
     dataset: str,
     model: str,
     net: nn.Module,
     sets: Mapping[str, tuple[Poisoned, Tensor, int]],
-) -> None:
-    """A record that BackdoorBench's ``load_attack_result`` opens.
+) -> Iterator[Path]:
+    """A record that BackdoorBench's ``load_attack_result`` opens; what belongs beside it is to be
+    written into the folder that is given, before the record gets its name.
 
     Args:
         to: the folder, ``record/NAME`` below the toolbox's root; must not exist.
@@ -555,6 +558,7 @@ def write(
         for key, (images, places, length) in sets.items():
             content[f"bd_{key}"] = _part(f"bd_{key}_dataset", images, places, length, part, to)
         save(part / "attack_result.pt", content)
+        yield part
 
 
 def _part(
