@@ -1,5 +1,5 @@
 """``bbx``: list, show, run, status, table, compare, rank, plot, report, poison, defend, tune,
-check, doctor and more. Exit codes: 0 all done, 1 some cell failed, 2 bad input.
+check, export, doctor and more. Exit codes: 0 all done, 1 some cell failed, 2 bad input.
 """
 
 # What a command alone needs is imported in it: PyTorch takes seconds, a typing error should not.
@@ -956,6 +956,42 @@ def poison(
             form = form or ("npz" if to.suffix == ".npz" else "png")
             counts = export.poisoned(cells[0], options, to, form, progress)
     _say(f"wrote {to}: " + ", ".join(f"{n} {name}" for name, n in counts.items()))
+
+
+@command(
+    app,
+    "bbx export demo --to networks",
+    "bbx export demo --to networks --format onnx --only badnets",
+    name="export",
+)
+def export_(
+    name: Name,
+    to: Annotated[Path, typer.Option("--to", help="the folder to write, a folder in it a network")],
+    form: Annotated[str, typer.Option("--format", help="safetensors or onnx")] = "safetensors",
+    only: Only = "",
+    side: Annotated[
+        int, typer.Option(min=1, help="of the images that a network in ONNX takes, in pixels")
+    ] = 32,
+    scale: Scale = None,
+    out_: Out = Path("runs"),
+    plugin: Plugins = NO_FILES,
+) -> None:
+    """Hand networks on that bbx run --save-models kept: each with its record and a model card."""
+    from . import cards
+
+    if form not in cards.FORMATS:
+        raise InputError(f"--format must be {' or '.join(cards.FORMATS)}, not {form!r}")
+    grid, folder = _grid(name, out_, scale)
+    with bars(err, "networks") as told:
+        written, left = cards.export(
+            grid, folder, to, form, only, side, lambda n, total: told("networks", "", n, total)
+        )
+    for why in left:
+        _say(f"left out: {why}")
+    for one in written:
+        print(one)
+    if not written:
+        raise typer.Exit(1)
 
 
 @command(

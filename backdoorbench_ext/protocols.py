@@ -209,14 +209,29 @@ augmentation are the release's.
 BACKDOORBENCH = Protocol(
     name="BackdoorBench",
     # 1 normalised by the training images' own mean and std; up to 2 its network's convolutions were
-    # initialised as a WRN's; up to 3 the training images' mean and std had other last bits
-    version=4,
+    # initialised as a WRN's; up to 3 the training images' mean and std had other last bits; up to 4
+    # signs were mirrored
+    version=5,
     model="preactresnet18",
     recipe=Recipe(epochs=100, batch_size=128, lr=0.01, schedule="cosine", weight_decay=5e-4),
     normalise=True,
     overrides={
+        # it mirrors no images but these
         "cifar10": {"normalise": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))},
+        "cifar100": {
+            **UNFLIPPED,
+            "normalise": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+        },
+        # by plateaus of the loss there, which no other row of ours has
+        "tiny_imagenet": {
+            **UNFLIPPED,
+            "normalise": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+            "recipe": Recipe(
+                epochs=200, batch_size=128, lr=0.01, schedule="cosine", weight_decay=5e-4
+            ),
+        },
         "gtsrb": {
+            **UNFLIPPED,
             "normalise": False,
             "recipe": Recipe(
                 epochs=50, batch_size=128, lr=0.01, schedule="cosine", weight_decay=5e-4

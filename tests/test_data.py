@@ -302,6 +302,10 @@ def test_by_torchvision(name, tmp_path, monkeypatch):
 
 def test_digits_are_not_mirrored(tmp_path):
     """And what a protocol says of other data sets does not part a grid from what ran before."""
+    theirs = PROTOCOLS["backdoorbench"]
+    assert theirs.on("cifar10").flip
+    assert not any(theirs.on(name).flip for name in ("cifar100", "gtsrb", "tiny_imagenet"))
+    assert theirs.on("tiny_imagenet").recipe.epochs == 200
     assert all(not rules.on("svhn").flip for rules in PROTOCOLS.values())
     before = Suite("grid", RULES, ("digits",), ("badnets",), ("none",), seeds=(0,))
     before.save(tmp_path)

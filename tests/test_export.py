@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import RULES, here, make_images
 
+import backdoorbench_ext as bbx
 from backdoorbench_ext import datasets, export, pictures, plots, records, suite
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
@@ -305,3 +306,38 @@ def test_classes_keep_their_order(options, tmp_path):
     (tmp_path / "set" / "classes.json").write_text('["0"]')
     with pytest.raises(InputError, match="its classes are not the folders"):
         datasets.load(f"folder:{tmp_path / 'set'}")
+
+
+def test_networks_with_their_cards(tmp_path, capsys, monkeypatch):
+    """Weights that are loaded again, ONNX that answers the same, and what each can do."""
+    words = ("run", "--dataset", "digits[train=200,test=60]", "--attacks", "badnets")
+    words += ("--defenses", "none,mcci[images=2]", "--model", "bbx_test", "--epochs", 1)
+    words += ("--device", "cpu", "--jobs", 1, "--name", "kept", "--out", tmp_path)
+    assert here(*words, "--save-models") == 0
+    folder = tmp_path / "kept-epochs1-bbx_test"
+    assert here("export", folder, "--to", tmp_path / "handed") == 0
+    capsys.readouterr()
+    made = {path.name.split("-")[2]: path for path in (tmp_path / "handed").iterdir()}
+    assert set(made) == {"none", "mcci[images=2]"}
+    card = (made["none"] / "README.md").read_text()
+    assert "No Defense against badnets" in card and "Do not deploy it" in card
+    assert "Classes, from 0: 0, 1, 2" in card and "| ASR |" in card and '"seed": 0' in card
+    assert "its defense alone can build" in (made["mcci[images=2]"] / "README.md").read_text()
+    net = bbx.load_model(made["none"] / "model.safetensors")
+    kept = json.loads((made["none"] / "record.json").read_text())
+    assert kept["cell"]["defense"] == "none"
+    # nothing is written over, nothing is made of nothing
+    assert here("export", folder, "--to", tmp_path / "handed") == 2
+    assert here("export", folder, "--to", tmp_path / "x", "--format", "pickle") == 2
+    assert here("export", "demo", "--to", tmp_path / "x", "--out", tmp_path) == 2
+    assert "no networks; bbx run --save-models keeps them" in capsys.readouterr().err
+
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    assert here("export", folder, "--to", tmp_path / "onnx", "--format", "onnx") == 0
+    assert "left out: " in capsys.readouterr().err
+    (only,) = (tmp_path / "onnx").iterdir()
+    session = onnxruntime.InferenceSession(only / "model.onnx")
+    x = torch.rand(5, 3, 32, 32)
+    (logits,) = session.run(None, {"images": x.numpy()})
+    assert torch.allclose(torch.from_numpy(logits), net(x), atol=1e-5)
