@@ -447,7 +447,9 @@ def test_cores_are_those_that_a_scheduler_gives(monkeypatch):
     assert devices.cores() <= 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_a_run_in_a_line(number, tmp_path):
     words = [sys.executable, "-m", "backdoorbench_ext", "run", "--dataset", "digits"]
     words += ["--attacks", "badnets,blend", "--defenses", "none", "--device", "cpu", "--jobs", "2"]
