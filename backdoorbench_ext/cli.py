@@ -61,7 +61,8 @@ NAME = "a benchmark's name, a .py file that defines SUITE, or a folder of result
 PROTOCOL = ", ".join(PROTOCOLS)
 
 
-def _register(files: list[Path]) -> list[Path]:
+# Any: Typer takes a generic alias for a class on Python 3.10
+def _register(files: Any) -> Any:
     for file in files:
         registry.add_file(file)
     return files
