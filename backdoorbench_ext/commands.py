@@ -6,10 +6,13 @@ from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin
 
 import typer
 from typer.models import ArgumentInfo, OptionInfo
+
+# that of Python 3.10 takes a default of None for a part of the annotation
+from typing_extensions import get_type_hints
 
 Function = TypeVar("Function", bound=Callable[..., None])
 # what help calls a value of a type

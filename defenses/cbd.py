@@ -46,7 +46,7 @@ class CBD(Defense):
     short: ClassVar[Mapping[str, Any]] = {"t1_steps": 2}
 
     # section 5.1, by 5-fold cross-validation: bbx tune cbd
-    TUNED: ClassVar = {"t1": (3, 5, 8), "beta": (1e-5, 1e-4, 1e-3)}
+    TUNED: ClassVar[Mapping[str, Any]] = {"t1": (3, 5, 8), "beta": (1e-5, 1e-4, 1e-3)}
 
     variant: str = option("paper", "whose rules", choices=("paper", "normalised", "release"))
     t1: int = option(5, "length of f_B's training in epochs; the paper searches 3, 5, 8", low=1)
