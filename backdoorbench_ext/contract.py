@@ -28,7 +28,7 @@ from .metrics import get
 from .networks import PlainNet
 from .protocols import CBD, Recipe
 
-Any_ = TypeVar("Any_")
+Made = TypeVar("Made")
 TARGET = 1
 # epochs of all stages together that a method may have with its ``short`` options
 MOST_EPOCHS = 40
@@ -104,7 +104,7 @@ def variants(name: str) -> list[str]:
     return [name, *others]
 
 
-def killed(folder: Path, train: Callable[..., Any_]) -> Any_:
+def killed(folder: Path, train: Callable[..., Made]) -> Made:
     """What ``train`` returns when it is killed after each epoch in turn and started again; what
     lies between trainings is not kept.
     """

@@ -291,12 +291,7 @@ class Suite:
 
     def known(self) -> list[Cell]:
         """The cells whose names mean something here: a plugin may not be at hand."""
-        cells = []
-        for cell in self.unresolved():
-            with suppress(InputError):
-                cell.path  # noqa: B018
-                cells.append(cell)
-        return cells
+        return [cell for cell in self.unresolved() if _resolves(cell)]
 
     def _grid(self) -> Iterator[tuple[str, tuple[str, float], str, int]]:
         """Data set, attack with its rate, defense and seed of every cell."""
@@ -434,6 +429,13 @@ class Suite:
         # what an earlier run had from a plugin that is not at hand cannot be looked up
         with suppress(InputError):
             self.cells()[0].resolver.keep(folder)
+
+
+def _resolves(cell: Cell) -> bool:
+    try:
+        return bool(cell.path)
+    except InputError:
+        return False
 
 
 def _changed(protocol: Protocol, changes: Mapping[str, Any]) -> Protocol:
