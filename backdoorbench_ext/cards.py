@@ -65,10 +65,10 @@ def export(
         record = records.read(folder / cell.path)
         data = content(_network(folder, cell))
         found = models.unpack(data)
-        if found is None and form == "onnx":
-            left.append(f"{cell}: {PAIR}")
-            continue
-        if found and form == "onnx":
+        if form == "onnx":
+            if found is None:
+                left.append(f"{cell}: {PAIR}")
+                continue
             data = onnx(found[0], side)
         name = file_name(f"{cell.dataset}-{cell.attack}-{cell.defense}-{cell.path.stem}")
         with whole_folder(to / name) as part:
@@ -123,10 +123,11 @@ def card(record: Record, form: str, alone: bool = True) -> str:
     spec = record["spec"]
     name = registry.parse(cell["dataset"])[0]
     classes = datasets.NAMES.get(name)
+    what = "clean images" if cell["attack"] == "none" else "poisoned images"
     lines = [
         f"# {title(cell['defense'])} against {cell['attack']} on {cell['dataset']}",
         "",
-        "**Made for research on backdoors. Do not deploy it**: it was trained on poisoned images. "
+        f"**Made for research on backdoors. Do not deploy it**: it was trained on {what}. "
         "ASR below says how often the trigger still works.",
         "",
         f"Input: float32 (n, 3, h, w) in [0, 1], RGB, not normalised. Output: logits (n, classes). "

@@ -147,7 +147,7 @@ def file(kind: str, name: str) -> None:
         low = field.metadata["low"]
         if choices or low is not None:
             bad = "nonsense" if choices else low - 1
-            _must_refuse(kind, f"{name}[{field.name}={bad}]")
+            _must_refuse(kind, name, field.name, bad)
     must(json.loads(json.dumps(method.spec())) == method.spec(), "its spec must outlive JSON")
     try:
         method.version = 7
@@ -156,10 +156,12 @@ def file(kind: str, name: str) -> None:
     raise Broken("it must be a frozen dataclass: @dataclass(frozen=True)")
 
 
-def _must_refuse(kind: str, text: str) -> None:
+def _must_refuse(kind: str, name: str, option: str, bad: Any) -> None:
+    text = f"{name}[{option}={bad}]"
     try:
         registry.create(kind, text)
-    except InputError:
+    except InputError as error:
+        must(f"{name}: {option} must" in str(error), f"{text} must be refused for {option}")
         return
     raise Broken(f"{text} must be refused")
 

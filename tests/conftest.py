@@ -10,8 +10,24 @@ import torch
 from backdoorbench_ext import cli
 from backdoorbench_ext.contract import RULES, make_images
 
-__all__ = ["RULES", "here", "images", "make_images", "real_data", "rules"]
+__all__ = ["IDLE", "RULES", "here", "images", "make_images", "real_data", "rules"]
 torch.set_num_threads(1)
+
+# a defense in a file of its own
+IDLE = '''"""A network as it starts: https://example.org"""
+
+from dataclasses import dataclass
+
+from backdoorbench_ext.api import Defense
+
+
+@dataclass(frozen=True)
+class Idle(Defense):
+    """A network as it starts."""
+
+    def fit(self, train, engine):
+        return engine.new_model()
+'''
 
 
 def here(*words):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import RULES, here
+from conftest import IDLE, RULES, here
 
 import backdoorbench_ext as bbx
 from backdoorbench_ext import registry
@@ -44,15 +44,7 @@ def test_a_plugin(tmp_path, monkeypatch):
     """A defense of one's own, in steps and in a grid whose workers are processes."""
     monkeypatch.setattr(registry, "_plugins", {})
     file = tmp_path / "idle.py"
-    file.write_text(
-        "from dataclasses import dataclass\n"
-        "from backdoorbench_ext.api import Defense\n\n\n"
-        "@dataclass(frozen=True)\n"
-        "class Idle(Defense):\n"
-        '    """A network as it starts: https://example.org"""\n\n'
-        "    def fit(self, train, engine):\n"
-        "        return engine.new_model()\n"
-    )
+    file.write_text(IDLE)
     bbx.plugin(file)
     # workers know none of the tests' networks
     rules = replace(RULES, model="cnn5")
