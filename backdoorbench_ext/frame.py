@@ -114,7 +114,9 @@ def frame(records: Sequence[Record], metrics: Sequence[Metric]) -> Any:
                 "commit": around["commit"],
             }
         )
-    return pd.DataFrame(rows)
+    # Arrow, where it is installed, takes no names whose bytes are no UTF-8
+    with pd.option_context("mode.string_storage", "python"):
+        return pd.DataFrame(rows)
 
 
 def _counted(record: Record, numbers: dict[str, float]) -> dict[str, float]:
