@@ -138,6 +138,13 @@ Model = Annotated[
         "their own",
     ),
 ]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        help="a state dict that the network of --model starts from, .safetensors or torch.save's",
+    ),
+]
 Metrics = Annotated[
     str,
     typer.Option(
@@ -259,6 +266,7 @@ def run(
     scale: Scale = None,
     epochs: Epochs = None,
     model: Model = None,
+    start: Weights = None,
     device: Device = "auto",
     jobs: Jobs = "",
     executor: Annotated[
@@ -319,7 +327,7 @@ def run(
     grid = grid.changed(
         scale=scale,
         epochs=epochs,
-        model=model,
+        model=_starting(start, model, grid),
         target=target,
         seeds=_numbers(seeds, int, "--seeds"),
         rates=_numbers(rates, float, "--rates"),
@@ -327,6 +335,7 @@ def run(
     options = Options(
         out=to,
         data=data,
+        weights=start,
         download=download,
         device=device,
         models=save_models,
@@ -345,6 +354,19 @@ def run(
         dry_run=dry_run,
         own=not name,
     )
+
+
+def _starting(file: Path | None, model: str | None, grid: Suite) -> str | None:
+    """The network of ``--model`` and ``--weights``; what it takes of the file is said."""
+    if file is None:
+        return model
+    from . import models, weights
+
+    named = weights.named(file, model, grid.protocol.model)
+    network = named or grid.protocol.model
+    models.check(network)
+    _say(f"{network.partition('@')[0]} starts from {file}: {models.check_start(network)}")
+    return named
 
 
 def _run(

@@ -226,20 +226,36 @@ class _Epoch:
         return float(self.sum) / self.losses if self.losses else None
 
 
-def _made(
-    recipe: Recipe, trained: list[nn.Parameter], lr: float | Tensor, capturable: bool
-) -> torch.optim.Optimizer:
+def _by_share(net: nn.Module, decay: float) -> dict[float, list[nn.Parameter]]:
+    """The parameters with gradients by their share of the learning rate, which gets smaller by the
+    factor ``decay`` a layer down from the last one of the network that they belong to.
+    """
+    shares: dict[str, float] = {}
+    if decay < 1:
+        for place, own in net.named_modules():
+            if isinstance(own, Net):
+                layers = own.layers()
+                last = max(layers.values())
+                start = f"{place}." if place else ""
+                shares |= {start + name: decay ** (last - at) for name, at in layers.items()}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(shares.get(name, 1.0), []).append(parameter)
+    return groups
+
+
+def _made(recipe: Recipe, groups: Any, capturable: bool) -> torch.optim.Optimizer:
     """The optimizer of a recipe; ``capturable``: its steps can be recorded."""
     decay = recipe.weight_decay
     if recipe.optimizer == "adadelta":
-        return torch.optim.Adadelta(trained, lr, weight_decay=decay, capturable=capturable)
+        return torch.optim.Adadelta(groups, weight_decay=decay, capturable=capturable)
     if recipe.optimizer in ("adam", "adamw"):
         kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-        return kind(trained, lr, weight_decay=decay, fused=True, capturable=capturable)
+        return kind(groups, weight_decay=decay, fused=True, capturable=capturable)
     return torch.optim.SGD(
-        trained,
-        lr,
-        recipe.momentum,
+        groups,
+        momentum=recipe.momentum,
         weight_decay=decay,
         nesterov=recipe.nesterov,
         fused=True,
@@ -331,6 +347,10 @@ class Engine:
         if net.starts_from_images:
             every = math.ceil(len(self._train) / per_part(STARTING, self._train.x))
             net.to(self.device).start(self.to_float(self._train.x[:: every or 1]))
+        if self.rules.recipe.frozen:
+            net.freeze()
+        if self.rules.recipe.recompute:
+            net.recompute()
         net = self.move(net)
         if self.bf16 and self.device.type == "cpu":
             self.bf16 = not one_pixel_strides(net, self.to_float(self._train.x[:1]))
@@ -523,10 +543,13 @@ class Engine:
         ``steps`` sets its learning rate by the recipe's schedule where it is among the ``keep``.
         """
         recipe = recipe or self.rules.recipe
-        trained = [p for p in net.parameters() if p.requires_grad]
-        # a graph reads the rate where it lies
-        lr = torch.full((), recipe.lr, device=self.device) if self.replays else recipe.lr
-        optimizer = _made(recipe, trained, lr, capturable=self.replays)
+        groups = []
+        for share, own in _by_share(net, recipe.layer_decay).items():
+            lr = recipe.lr * share
+            # a graph reads the rate where it lies
+            told = torch.full((), lr, device=self.device) if self.replays else lr
+            groups.append({"params": own, "lr": told, "share": share})
+        optimizer = _made(recipe, groups, capturable=self.replays)
         self._recipes[optimizer] = recipe
         return optimizer
 
@@ -600,7 +623,7 @@ class Engine:
             if recipe:
                 optimizer: Any = part
                 for group in optimizer.param_groups:
-                    lr = recipe.lr_at(share)
+                    lr = recipe.lr_at(share) * group.get("share", 1.0)
                     group["lr"] = group["lr"].fill_(lr) if self.replays else lr
 
     def draw(self, images: Images, n: int) -> Tensor:
@@ -752,6 +775,9 @@ class Engine:
             norm.reset_running_stats()
             norm.momentum = None
         net.train()
+        for norm, _ in momenta:
+            # those of a frozen network, too
+            norm.train()
         for x, _ in self.batches(images):
             with self.autocast():
                 net(x)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import datasets, models, registry
+from . import datasets, models, registry, weights
 from .api import Attack, Defense
 from .devices import pick_device
 from .engine import Audit, EachBatch, Engine, Log, Progress, apart, check_per_class, seed_of
@@ -61,6 +61,8 @@ class Lab:
         self.options = options
         self.progress = progress
         self.rules = cell.rules
+        if options.weights:
+            weights.offer(options.weights)
 
     @cached_property
     def device(self) -> torch.device:
@@ -116,6 +118,7 @@ class Lab:
         if defense.clean_per_class:
             counts = held.bincount(minlength=len(train.classes)).tolist()
             check_per_class(counts, defense.clean_per_class, train.classes, rules)
+        models.check_start(rules.model)
         models.check_use(rules.model, len(train.classes), *train.x.shape[2:])
         if type(defense).check is not Defense.check:
             net = models.Net(rules.model, len(train.classes)).eval()

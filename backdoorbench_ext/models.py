@@ -1,7 +1,9 @@
 """Networks by timm's names, ours among them; ``torchvision:NAME`` is torchvision's.
 
 A name with one of timm's tags (``tf_efficientnet_b0.aa_in1k``) starts from the weights of that tag,
-one without starts untrained. timm and torchvision are imported when a network is asked for.
+one with ``@`` from those of a file (``weights``), one without starts untrained. timm's own options
+stand in brackets: ``vit_small_patch14_dinov2[img_size=224]``. timm and torchvision are imported
+when a network is asked for.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +20,10 @@ import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from . import weights
 from .errors import InputError, nearest, reason
 from .protocols import NETWORKS
+from .registry import parse
 
 
 class TorchvisionNet(nn.Module):
@@ -63,26 +68,46 @@ def known() -> Any:
     return timm
 
 
-def create(name: str, outputs: int, pretrained: bool = False) -> Any:
-    """A network by name, with as many outputs; ``pretrained``: from the weights of the name's tag,
-    if it has one (the last layer is always new).
+def taken_apart(model: str) -> tuple[str, dict[str, Any], str]:
+    """A network's name, timm's options in its brackets, and which weights of a file it starts from,
+    "" for none.
+    """
+    network, _, wanted = model.partition("@")
+    return *parse(network), wanted
+
+
+def create(model: str, outputs: int, pretrained: bool = False) -> Any:
+    """A network by name, with as many outputs; ``pretrained``: from the weights of the name's tag
+    or file, if it has one (the last layer is always new).
 
     Raises:
         InputError: a network of torchvision's that does not end in a linear layer; weights that
-            cannot be fetched.
+            cannot be fetched, or that do not fit.
     """
+    name, options, wanted = taken_apart(model)
+    net = _bare(name, options, outputs, pretrained and "." in name)
+    if pretrained and wanted:
+        weights.start(net, weights.find(wanted))
+    return net
+
+
+def _bare(name: str, options: dict[str, Any], outputs: int, pretrained: bool) -> Any:
     place, colon, own = name.partition(":")
     if colon and place == "torchvision":
         return TorchvisionNet(own, outputs)
     timm = known()
     try:
-        return timm.create_model(name, pretrained=pretrained and "." in name, num_classes=outputs)
+        return timm.create_model(name, pretrained=pretrained, num_classes=outputs, **options)
     except OSError as error:
-        reason = str(error).partition("\n")[0]
         raise InputError(
-            f"the weights of {name} could not be fetched ({reason}); {name.partition('.')[0]}, "
-            "without the tag, starts untrained"
+            f"the weights of {name} could not be fetched ({reason(error)}); "
+            f"{name.partition('.')[0]}, without the tag, starts untrained"
         ) from error
+    # whatever a network's own code makes of options that are not its own
+    except Exception as error:
+        if not options:
+            raise
+        raise InputError(f"{name} cannot be made with {options}: {reason(error)}") from error
 
 
 class Net(nn.Module):
@@ -114,7 +139,52 @@ class Net(nn.Module):
         linear = isinstance(classifier, nn.Linear)
         self.num_features: int = classifier.in_features if linear else self.backbone.num_features
         told = getattr(self.backbone, "pretrained_cfg", {})
-        self.side: int | None = told["input_size"][-1] if told.get("fixed_input_size") else None
+        side = told["input_size"][-1] if told.get("fixed_input_size") else None
+        self.side: int | None = taken_apart(name)[1].get("img_size", side)
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """Train the last layer alone: all else keeps its weights, and its BatchNorms their
+        statistics.
+        """
+        self.frozen = True
+        self.requires_grad_(False)
+        self.backbone.get_classifier().requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Net:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+            self.backbone.get_classifier().train(mode)
+        return self
+
+    def recompute(self) -> None:
+        """Keep few activations for the backward pass, and compute the others again: less memory for
+        about a third more time.
+
+        Raises:
+            InputError: the network cannot do that.
+        """
+        try:
+            self.backbone.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError) as error:
+            raise InputError("the network cannot compute its activations again") from error
+
+    def layers(self) -> dict[str, int]:
+        """How deep each parameter lies, by its name: from 0, the input's side, on.
+
+        Raises:
+            InputError: the network does not tell its layers.
+        """
+        from timm.models import group_parameters
+
+        try:
+            matcher = self.backbone.group_matcher(coarse=False)
+        except AttributeError as error:
+            raise InputError("the network does not tell its layers, for rates by layer") from error
+        groups = group_parameters(self.backbone, matcher)
+        return {f"backbone.{name}": layer for layer, own in groups.items() for name in own}
 
     @property
     def starts_from_images(self) -> bool:
@@ -213,10 +283,15 @@ def last_stages(net: nn.Module, x: Tensor, stages: int = 3) -> list[str]:
     return [sides[side] for side in sorted(sides, reverse=True)[-stages:]]
 
 
-def check(name: str) -> None:
+def check(model: str) -> None:
     """Raises: InputError: timm (or torchvision) does not know the network or its tag; the nearest
     name, and ours, or the tags are in the message.
     """
+    name, options, wanted = taken_apart(model)
+    if options and (name in NETWORKS or ":" in name):
+        raise InputError(f"{model}: only networks of timm's have options")
+    if wanted and "." in name:
+        raise InputError(f"{model}: a tag's weights, or those of a file, not both")
     place, colon, own = name.partition(":")
     if colon and place == "torchvision":
         import torchvision
@@ -239,6 +314,21 @@ def check(name: str) -> None:
             f"timm has no weights {tag!r} of {bare}; "
             + (f"its tags: {', '.join(tags)}" if tags else f"it has none: {bare} starts untrained")
         )
+
+
+def check_start(model: str) -> weights.Match | None:
+    """What a network takes of the file that it starts from; None if it starts from none.
+
+    Raises:
+        InputError: no such file was offered, or it does not fit.
+    """
+    network, _, wanted = model.partition("@")
+    return _taken(network, weights.find(wanted)) if wanted else None
+
+
+@lru_cache(maxsize=16)
+def _taken(network: str, file: Path) -> weights.Match:
+    return weights.start(create(network, 10), file)
 
 
 def pack(net: nn.Module, model: str) -> bytes:

@@ -14,6 +14,7 @@ class Options:
     Args:
         out: folder that holds one folder a suite.
         data: folder of the data sets' files.
+        weights: the file that networks start from whose names ask for one.
         download: let torchvision fetch what is missing.
         device: "auto", "cpu", "cuda:0", ...
         models: keep the network of every cell beside its record, as ``.safetensors``.
@@ -26,6 +27,7 @@ class Options:
 
     out: Path = Path("runs")
     data: Path | None = None
+    weights: Path | None = None
     download: bool = False
     device: str = "auto"
     models: bool = False

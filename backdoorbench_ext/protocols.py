@@ -26,6 +26,10 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "adadelta")
 SCHEDULES = ("step", "cosine", "one-cycle", "constant")
 
 
+# fields of a recipe that are newer than records: told where they differ, so that records keep names
+LATER = ("layer_decay", "frozen", "recompute")
+
+
 def _in_range(rules: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
     """Raises: InputError: a field that lies outside its range."""
     for name, (low, high) in ranges.items():
@@ -49,6 +53,11 @@ class Recipe:
             linearly to 0, "constant" stays.
         weight_decay: L2 penalty through the optimizer, on all parameters; with "adamw" decoupled
             from the gradient.
+        layer_decay: what the rate is multiplied by a layer down from the last one, as pretrained
+            networks are often fine-tuned (as timm counts layers); 1 for one rate.
+        frozen: train the last layer of the network alone.
+        recompute: keep few activations and compute the others again (gradient checkpointing): less
+            memory for more time, and the same result but for rounding.
     """
 
     epochs: int = 100
@@ -60,6 +69,9 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    layer_decay: float = 1.0
+    frozen: bool = False
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -71,7 +83,7 @@ class Recipe:
                 f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}"
             )
         _in_range(self, {"epochs": (1, 10**6), "batch_size": (1, 10**6), "lr": (0, 10**3)})
-        _in_range(self, {"momentum": (0, 1), "weight_decay": (0, 10**3)})
+        _in_range(self, {"momentum": (0, 1), "weight_decay": (0, 10**3), "layer_decay": (0, 1)})
 
     def lr_at(self, done: float) -> float:
         """The learning rate when the share ``done`` in [0, 1) of the steps has been taken."""
@@ -84,6 +96,13 @@ class Recipe:
         return self.lr
 
 
+def _tuned(recipe: Recipe) -> str:
+    """How a pretrained network is tuned, where not as a whole."""
+    if recipe.frozen:
+        return "last layer alone, "
+    return f"rate x{recipe.layer_decay:g} a layer down, " if recipe.layer_decay < 1 else ""
+
+
 @dataclass(frozen=True)
 class Protocol:
     """What is the same for all methods of a table.
@@ -92,7 +111,7 @@ class Protocol:
         name: what the table calls it.
         version: raised when the meaning or a value of any field changes.
         model: the network, by timm's name; with a tag of timm's (``tf_efficientnet_b0.aa_in1k``) it
-            is pretrained.
+            is pretrained, with ``@NAME-DIGEST`` it starts from weights of a file.
         recipe: how networks are trained.
         crop: padding in pixels (zeros) of the random crop, 0 for none.
         flip: flip half of the images left to right.
@@ -137,8 +156,14 @@ class Protocol:
         return replace(self, overrides={}, **self.overrides.get(dataset.partition("[")[0], {}))
 
     def spec(self) -> dict[str, Any]:
-        """Every field as plain values."""
-        return asdict(self)
+        """Every field as plain values; those of ``LATER`` where they are used."""
+        spec = asdict(self)
+        recipes = [own["recipe"] for own in (spec, *spec["overrides"].values()) if "recipe" in own]
+        for recipe in recipes:
+            for name in LATER:
+                if recipe[name] == getattr(Recipe, name):
+                    del recipe[name]
+        return spec
 
     def __str__(self) -> str:
         r = self.recipe
@@ -151,7 +176,7 @@ class Protocol:
         return (
             f"{self.name} v{self.version}: {self.model}, {r.epochs} epochs, batch {r.batch_size}, "
             f"{r.optimizer} lr {r.lr:g} {r.schedule}, "
-            f"weight decay {r.weight_decay:g}, augmentation "
+            f"weight decay {r.weight_decay:g}, {_tuned(r)}augmentation "
             f"{' + '.join(changes) or 'none'} after stamping, "
             f"{'normalised' if self.normalise else 'inputs in [0, 1]'}, target {self.target}, "
             f"pool {'without' if self.spare_target else 'with'} the target class, "

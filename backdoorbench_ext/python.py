@@ -27,6 +27,7 @@ from .options import Options
 from .protocols import Protocol, named
 from .reading import content
 from .suite import Suite, load
+from .weights import named as named_with
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,6 +87,7 @@ def poison(
     protocol: str | Protocol = "cbd",
     epochs: int | None = None,
     model: str | None = None,
+    weights: str | Path | None = None,
     data: str | Path | None = None,
     device: str = "auto",
     out: str | Path = "runs",
@@ -95,7 +97,7 @@ def poison(
 
     Args:
         rate: share of all training images.
-        protocol, epochs, model: as ``bbx run`` has them; a protocol may be an object, too.
+        protocol, epochs, model, weights: as ``bbx run`` has them; a protocol may be an object, too.
         out: folder in which what takes long is kept, such as learned triggers and victims.
 
     Raises:
@@ -103,8 +105,9 @@ def poison(
     """
     rules = named(protocol) if isinstance(protocol, str) else protocol
     grid = Suite("python", rules, (dataset,), (_text(attack),), ("none",), (rate,), (seed,))
-    (cell,) = grid.changed(epochs=epochs, model=model).cells()
-    options = Options(out=Path(out), data=Path(data) if data else None, device=device)
+    file = Path(weights) if weights else None
+    (cell,) = grid.changed(epochs=epochs, model=named_with(file, model, rules.model)).cells()
+    options = Options(out=Path(out), data=Path(data) if data else None, weights=file, device=device)
     lab = Lab(cell, options)
     lab.check()
     return lab
@@ -157,6 +160,8 @@ def run(
     seeds: Sequence[int] = (),
     epochs: int | None = None,
     scale: float | None = None,
+    model: str | None = None,
+    weights: str | Path | None = None,
     data: str | Path | None = None,
     device: str = "auto",
     out: str | Path = "runs",
@@ -167,6 +172,7 @@ def run(
 
     Args:
         only: words that must be in a cell's path.
+        model, weights: another network, and a file that it starts from.
         jobs: trainings at a time, each in a process; None for as many as fit.
 
     Raises:
@@ -174,12 +180,18 @@ def run(
     """
     from . import runner
 
-    grid = (load(suite) if isinstance(suite, str) else suite).changed(
-        epochs=epochs, seeds=tuple(seeds), scale=scale
+    grid = load(suite) if isinstance(suite, str) else suite
+    file = Path(weights) if weights else None
+    grid = grid.changed(
+        epochs=epochs,
+        seeds=tuple(seeds),
+        scale=scale,
+        model=named_with(file, model, grid.protocol.model),
     )
     options = Options(
         out=Path(out),
         data=Path(data) if data else None,
+        weights=file,
         device=device,
         plugins=registry.added(),
     )

@@ -96,7 +96,7 @@ def test_links_lead_somewhere(page):
 # known to whoever reads such pages, or a name and no abbreviation
 EVERYDAY = """
     AMD API BY CC CIFAR CPU CSV CUDA CVPR DIR ECCV EPS GPU GPUs HTML IBM ICCV ICLR IEEE JSON MB NC
-    PDF PDFs PNG RAID SHA T2T WORDS YAML
+    MIT PDF PDFs PNG RAID SHA T2T WORDS YAML
 """
 
 

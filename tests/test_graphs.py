@@ -45,10 +45,11 @@ class Ops(TorchDispatchMode):
         return out
 
 
-def many_at_once(recipe, trained, lr, capturable):
+def many_at_once(recipe, groups, capturable):
     """As PyTorch chooses it on a GPU; fused optimizers take a rate that is a tensor on a real one
     only.
     """
+    trained = [parameter for group in groups for parameter in group["params"]]
     return torch.optim.Adadelta(trained, capturable=True, foreach=True)
 
 
