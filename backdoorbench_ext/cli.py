@@ -1153,6 +1153,53 @@ def tune_(
     print(tune.best(results))
 
 
+@command(
+    app,
+    "bbx vqa --to vqa",
+    "bbx vqa --model Salesforce/blip-vqa-base --triples ICONQA --lr 2e-5 --batch-size 16 --to vqa",
+)
+def vqa(
+    to: Annotated[Path, typer.Option(help="folder of the record, the table and the picture")],
+    model: Annotated[
+        str, typer.Option(help="tiny, or a BLIP of transformers by name or folder")
+    ] = "tiny",
+    triples: Annotated[
+        str, typer.Option(help="icons, drawn here, or the folder of IconQA's files")
+    ] = "icons",
+    attack: Annotated[str, typer.Option(help="puts the trigger into images")] = "badnets",
+    rate: Annotated[float, typer.Option(help="poisoning rate")] = 0.1,
+    train: Annotated[int, typer.Option(help="how many training triples")] = 6000,
+    test: Annotated[int, typer.Option(help="how many test triples")] = 1000,
+    images: Annotated[int, typer.Option(help="clean images for MCCI's mean spectrum")] = 100,
+    epochs: Annotated[int, typer.Option(help="passes over the training triples")] = 30,
+    batch_size: Annotated[int, typer.Option(help="triples a step")] = 64,
+    lr: Annotated[float, typer.Option(help="AdamW's highest learning rate")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="of everything")] = 0,
+    device: Device = "auto",
+    plugin: Plugins = NO_FILES,
+) -> None:
+    """Backdoors in visual question answering: BLIP without defense and with MCCI (its table 2)."""
+    from .vqa.experiment import Setting, answered
+
+    setting = Setting(
+        model=model,
+        data=triples,
+        train=train,
+        test=test,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        rate=rate,
+        images=images,
+        attack=attack,
+        seed=seed,
+    )
+    with bars(err) as report:
+        text, files = answered(setting, to, device, partial(report, "vqa"))
+    print(text, end="")
+    _say("wrote " + ", ".join(map(str, files)))
+
+
 def _axes(texts: Sequence[str]) -> dict[str, list[Any]]:
     """``t1=3,5,8`` -> {"t1": [3, 5, 8]}."""
     axes: dict[str, list[Any]] = {}
