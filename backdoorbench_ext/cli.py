@@ -1171,7 +1171,7 @@ def vqa(
     train: Annotated[int, typer.Option(help="how many training triples")] = 6000,
     test: Annotated[int, typer.Option(help="how many test triples")] = 1000,
     images: Annotated[int, typer.Option(help="clean images for MCCI's mean spectrum")] = 100,
-    epochs: Annotated[int, typer.Option(help="passes over the training triples")] = 30,
+    epochs: Annotated[int, typer.Option(help="passes over the training triples")] = 20,
     batch_size: Annotated[int, typer.Option(help="triples a step")] = 64,
     lr: Annotated[float, typer.Option(help="AdamW's highest learning rate")] = 1e-3,
     seed: Annotated[int, typer.Option(help="of everything")] = 0,

@@ -73,7 +73,7 @@ class Setting:
     data: str = "icons"
     train: int = 6000
     test: int = 1000
-    epochs: int = 30
+    epochs: int = 20
     batch_size: int = 64
     lr: float = 1e-3
     rate: float = 0.1
