@@ -118,7 +118,6 @@ class Lab:
         if defense.clean_per_class:
             counts = held.bincount(minlength=len(train.classes)).tolist()
             check_per_class(counts, defense.clean_per_class, train.classes, rules)
-        models.check_start(rules.model)
         models.check_use(rules.model, len(train.classes), *train.x.shape[2:])
         if type(defense).check is not Defense.check:
             net = models.Net(rules.model, len(train.classes)).eval()

@@ -157,12 +157,16 @@ def check(plan: Plan) -> None:
     """Say what cannot work before the first epoch of any cell.
 
     Raises:
-        InputError: as ``Lab.check``; or the records of the folder were made of other images than
-            the cells name now: of the data sets that are read anyway, and of the user's own files.
+        InputError: as ``Lab.check`` and ``models.check_start``; or the records of the folder were
+            made of other images than the cells name now: of the data sets that are read anyway, and
+            of the user's own files.
     """
     todo = plan.todo
     for cell in {(c.dataset, c.attack, c.defense, c.rate): c for c in todo}.values():
-        Lab(cell, plan.options).check()
+        lab = Lab(cell, plan.options)
+        # pictures of triggers need no network
+        models.check_start(lab.rules.model)
+        lab.check()
         # while its images are at hand
         data_digest(cell, plan.options)
     read = {cell.dataset for cell in todo}
