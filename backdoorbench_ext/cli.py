@@ -1156,7 +1156,7 @@ def tune_(
 @command(
     app,
     "bbx vqa --to vqa",
-    "bbx vqa --model Salesforce/blip-vqa-base --triples ICONQA --lr 2e-5 --batch-size 16 --to vqa",
+    "bbx vqa --model Salesforce/blip-vqa-base --triples DIR --lr 2e-5 --batch-size 16 --to vqa",
 )
 def vqa(
     to: Annotated[Path, typer.Option(help="folder of the record, the table and the picture")],
