@@ -131,6 +131,7 @@ class Net(nn.Module):
         pretrained: bool = False,
     ) -> None:
         super().__init__()
+        self.name = name
         self.register_buffer("mean", mean.view(1, 3, 1, 1) if mean is not None else None)
         self.register_buffer("std", std.view(1, 3, 1, 1) if std is not None else None)
         self.backbone = create(name, outputs, pretrained)

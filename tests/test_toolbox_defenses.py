@@ -136,6 +136,7 @@ def home(tmp_path, monkeypatch):
         "defense/ft.py": SCRIPT,
         "defense/mcr.py": SCRIPT,
         "defense/anp.py": SCRIPT,
+        "defense/fp.py": SCRIPT,
         "detection_pretrain/ft.py": DETECTOR.replace("FOUND", OF_TRAINING),
         "detection_pretrain/agpd_utils.py": "",
         "detection_infer/teco.py": DETECTOR.replace("FOUND", OF_TESTS),
@@ -225,6 +226,7 @@ def test_a_detector_of_test_images(name, found, home, tmp_path):
         ("backdoorbench:fft", "Did you mean 'backdoorbench:ft'"),
         ("backdoorbench:base", "defenses of BackdoorBench"),
         ("backdoorbench:bnp", "imports defense.mbns, which the checkout has not"),
+        ("backdoorbench:anp", "its anp has a version of preactresnet18, vgg19_bn, .* alone"),
         ("backdoorbench:ft[epoch=3]", "Did you mean 'epochs'"),
         ("backdoorbench:ft[model=vgg]", "model is decided by the cell"),
         ("backdoorbench:ft[index=x]", "index is decided by the cell"),
@@ -234,6 +236,13 @@ def test_what_is_refused_before_anything_runs(name, says, home, tmp_path):
     with pytest.raises(InputError, match=says) as error:
         lab(name, tmp_path).check()
     assert "\n" not in str(error.value)
+
+
+def test_a_network_that_it_does_not_know(home, tmp_path):
+    own = lab("backdoorbench:ft", tmp_path)
+    own.rules = replace(own.rules, model="wrn16_1")
+    with pytest.raises(InputError, match="BackdoorBench knows no wrn16_1"):
+        own.check()
 
 
 def test_without_a_checkout(home, tmp_path, monkeypatch, capsys):
@@ -266,10 +275,10 @@ def test_in_a_table_and_where_a_script_fails(home, tmp_path, capsys):
     chosen on the test images.
     """
     data = npz(tmp_path / "data", *clean_sets())
-    (home / "config/defense/anp").mkdir()
+    (home / "config/defense/fp").mkdir()
     text = (home / "config/defense/ft/cifar10.yaml").read_text()
-    (home / "config/defense/anp/cifar10.yaml").write_text(text)
-    names = ("none", "backdoorbench:anp", "backdoorbench:ft[epochs=13]")
+    (home / "config/defense/fp/cifar10.yaml").write_text(text)
+    names = ("none", "backdoorbench:fp", "backdoorbench:ft[epochs=13]")
     file = tmp_path / "grid.py"
     file.write_text(f"from test_toolbox_defenses import grid\nSUITE = grid(*{names!r})\n")
     words = ("run", str(file), "--data", str(data), "--out", str(tmp_path / "runs"))
@@ -281,7 +290,7 @@ def test_in_a_table_and_where_a_script_fails(home, tmp_path, capsys):
     assert {r["cell"]["defense"] for r in found} == set(names[:2])
     words = layout.caption(found, suite, tables.USUAL_STYLE)
     assert "chosen on the test set by its own script" in words.lower()
-    assert checkout.chosen_on_tests("backdoorbench:anp") and not checkout.chosen_on_tests("anp")
+    assert checkout.chosen_on_tests("backdoorbench:fp") and not checkout.chosen_on_tests("anp")
 
 
 def test_masks_are_folded():

@@ -27,6 +27,13 @@ BROKEN = {
     "scan_frac": "it makes its SCAn without its argument",
     "spectre": "it calls its get_features without its last argument",
 }
+# networks that a script has in a form of its own; others it does not take
+NETWORKS = {
+    "anp": (
+        *("preactresnet18", "vgg19_bn", "densenet161", "mobilenet_v3_large", "efficientnet_b3"),
+        *("convnext_tiny", "vit_b_16"),
+    )
+}
 NEEDS_CUDA = ("dbd", "i-bau", "lira", "sentinet")
 # scripts that choose what they save by the test images, and how
 CHOSEN_ON_TESTS = {

@@ -69,6 +69,10 @@ class BackdoorBenchDefense(Defense):
 
     def check(self, net: Net, x: Tensor) -> None:
         check(self.method, self.flags)
+        network = record.their_model(net.name)
+        known = checkout.NETWORKS.get(self.method, (network,))
+        if network not in known:
+            raise InputError(f"its {self.method} has a version of {', '.join(known)} alone")
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         assert engine.tests is not None, "the lab gives the test images"
