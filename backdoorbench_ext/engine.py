@@ -245,7 +245,7 @@ def _by_share(net: nn.Module, decay: float) -> dict[float, list[nn.Parameter]]:
     return groups
 
 
-def _made(recipe: Recipe, groups: Any, capturable: bool) -> torch.optim.Optimizer:
+def _made(recipe: Recipe, groups: list[dict[str, Any]], capturable: bool) -> torch.optim.Optimizer:
     """The optimizer of a recipe; ``capturable``: its steps can be recorded."""
     decay = recipe.weight_decay
     if recipe.optimizer == "adadelta":
@@ -623,6 +623,7 @@ class Engine:
             if recipe:
                 optimizer: Any = part
                 for group in optimizer.param_groups:
+                    # a state of before there were shares has none
                     lr = recipe.lr_at(share) * group.get("share", 1.0)
                     group["lr"] = group["lr"].fill_(lr) if self.replays else lr
 

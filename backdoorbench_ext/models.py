@@ -323,13 +323,13 @@ def check_start(model: str) -> weights.Match | None:
     Raises:
         InputError: no such file was offered, or it does not fit.
     """
-    network, _, wanted = model.partition("@")
-    return _taken(network, weights.find(wanted)) if wanted else None
+    _, _, wanted = model.partition("@")
+    return _taken(model, weights.find(wanted)) if wanted else None
 
 
 @lru_cache(maxsize=16)
-def _taken(network: str, file: Path) -> weights.Match:
-    return weights.start(create(network, 10), file)
+def _taken(model: str, file: Path) -> weights.Match:
+    return weights.start(create(model, 10), file)
 
 
 def pack(net: nn.Module, model: str) -> bytes:

@@ -85,7 +85,8 @@ def find(name: str) -> Path:
     Raises:
         InputError: no such file was offered.
     """
-    if name not in _files:
+    # a file may have changed since
+    if name not in _files or offer(_files[name]) != name:
         stem, _, digits = name.rpartition("-")
         raise InputError(
             f"the network starts from weights {stem!r}: give --weights FILE, the file whose "

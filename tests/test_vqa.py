@@ -190,11 +190,20 @@ def test_the_command_keeps_what_it_found(tmp_path, capfd):
     assert file.stat().st_mtime_ns == before, "it was not run again"
 
 
+def test_a_picture_of_few_triples(sets):
+    """Fewer test triples than a picture shows."""
+    few = replace(sets, test=sets.test[torch.arange(2)], triggered=sets.triggered[torch.arange(2)])
+    said = {part: ["red", "two"] for part in ("clean", "triggered")}
+    figure = experiment.examples(few, {"methods": {"No Defense": {"said": said}}})
+    assert len(figure.axes) == 4
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--train", "0"), "train must be at least 1"),
         (("--train", "100"), "100 clean images are asked for, 5 are held out"),
+        (("--seed", "-1"), "seed must be at least 0"),
         (("--rate", "1"), "rate must lie in (0, 1)"),
         (("--attack", "issba"), "is none that puts a fixed trigger"),
         (("--attack", "nope"), "no 'nope' among the attacks"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 
 import pytest
@@ -98,6 +99,17 @@ def test_a_body_without_a_last_layer_has_its_order(source, tmp_path):
     match = weights.start(net, tmp_path / "w.pth")
     x = torch.rand(2, 3, 32, 32)
     assert not match.by_name and torch.equal(embedding(net, x), embedding(source, x))
+
+
+def test_a_file_that_has_changed_is_another_one(source, tmp_path):
+    """A name says which weights it means, whatever lies in the file by now."""
+    file = kept(source, tmp_path / "w.pth")
+    name = weights.offer(file)
+    assert weights.find(name) == file
+    kept(timm.create_model(TINY), file)
+    os.utime(file, ns=(0, 0))
+    with pytest.raises(InputError, match="give --weights FILE"):
+        weights.find(name)
 
 
 def test_safetensors_have_no_order_to_go_by(source, tmp_path):

@@ -15,9 +15,8 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from .. import registry
 from ..devices import pick_device
-from ..engine import Engine
+from ..engine import Engine, Progress
 from ..errors import InputError
 from ..files import write_text
 from ..images import Images
@@ -43,6 +42,8 @@ from .triples import Triples, read_iconqa, words
 
 REFUSAL = "i do not want to answer"
 TINY = "tiny"
+# the network whose AIN sees each image's own spectrum
+OWN = "MCCI, own spectrum"
 # pixels of a drawn image
 SIDE = 48
 # share of the training triples held out, clean, before poisoning
@@ -86,15 +87,13 @@ class Setting:
         for name in ("train", "test", "epochs", "batch_size", "images"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0, not {self.seed}")
         if not 0 < self.rate < 1:
             raise InputError(f"rate must lie in (0, 1), not {self.rate:g}")
         held = round(RESERVE * self.train)
         if held < self.images:
             raise InputError(f"{self.images} clean images are asked for, {held} are held out")
-
-
-# (what, how many done, how many in all)
-Progress = Callable[[str, int, int], None]
 
 
 def read(setting: Setting) -> tuple[Triples, Triples]:
@@ -179,22 +178,22 @@ def run(
     methods: dict[str, Any] = {}
     seconds = {}
     curves = {}
+    rows = _rows(sets.train, place)
     for name, defended in (("No Defense", False), ("MCCI", True)):
         begun = time.perf_counter()
-        engine = _engine(setting, sets, place, state and state / name, progress)
-        net = _trained(setting, sets, engine, name, defended)
+        engine = _engine(setting, rows, place, state and state / name, progress)
+        net = _trained(setting, sets, rows, engine, name, defended)
         seconds[name] = time.perf_counter() - begun
         curves[name] = engine.log_book.curves
-        told = partial(_measured, net, engine, sets)
-        if not defended:
-            methods[name] = told(progress, name)
-            continue
-        clean = engine.to_float(sets.reserve.x[: setting.images])
-        methods["MCCI, own spectrum"] = told(progress, "MCCI, own spectrum")
-        for how, some in ((f"average of {setting.images}", clean), ("one image", clean[:1])):
-            controlled = copy.deepcopy(net)
-            controlled.control(some)
-            methods[f"MCCI, {how}"] = _measured(controlled, engine, sets, progress, f"MCCI, {how}")
+        nets = {name: net}
+        if defended:
+            clean = engine.to_float(sets.reserve.x[: setting.images])
+            nets = {
+                OWN: net,
+                f"MCCI, average of {setting.images}": _controlled(net, clean),
+                "MCCI, one image": _controlled(net, clean[:1]),
+            }
+        methods |= {which: _measured(one, engine, sets, which) for which, one in nets.items()}
     return {
         "setting": asdict(setting),
         "poisoned": int(sets.poisoned.sum()),
@@ -222,7 +221,7 @@ def built(setting: Setting, sets: Sets, *, defended: bool) -> Answerer:
 
 def _engine(
     setting: Setting,
-    sets: Sets,
+    rows: Images,
     device: torch.device,
     state: Path | None,
     progress: Progress | None,
@@ -236,23 +235,30 @@ def _engine(
         weight_decay=0.05,
     )
     rules = Protocol("VQA", recipe=recipe, crop=0, flip=False)
-    return Engine(
-        rules, _rows(sets, device), seed=setting.seed, device=device, state=state, progress=progress
-    )
+    return Engine(rules, rows, seed=setting.seed, device=device, state=state, progress=progress)
 
 
-def _rows(sets: Sets, device: torch.device) -> Images:
-    """The training images; the place of a triple stands for its class."""
-    return Images(sets.train.x, torch.arange(len(sets.train)), ("a triple",)).to(device)
+def _rows(triples: Triples, device: torch.device) -> Images:
+    """The images of triples; the place of a triple stands for its class."""
+    return Images(triples.x, torch.arange(len(triples)), ("a triple",)).to(device)
 
 
-def _trained(setting: Setting, sets: Sets, engine: Engine, name: str, defended: bool) -> Answerer:
+def _controlled(net: Answerer, x: Tensor) -> Answerer:
+    """A copy whose AIN is told the mean spectrum of these images."""
+    other = copy.deepcopy(net)
+    other.control(x)
+    return other
+
+
+def _trained(
+    setting: Setting, sets: Sets, rows: Images, engine: Engine, name: str, defended: bool
+) -> Answerer:
     device = engine.device
     net = engine.move(built(setting, sets, defended=defended))
     questions = net.tokens(sets.train.questions).to(device)
     answers = net.tokens(sets.train.answers, answers=True).to(device)
     optimizer = engine.optimizer(net)
-    for step in engine.steps(name, _rows(sets, device), keep=(net, optimizer)):
+    for step in engine.steps(name, rows, keep=(net, optimizer)):
         wanted = answers[step.y]
         with engine.autocast():
             losses = net.losses(step.x, questions[step.y], wanted)
@@ -261,29 +267,25 @@ def _trained(setting: Setting, sets: Sets, engine: Engine, name: str, defended: 
     return net
 
 
-def _measured(
-    net: Answerer, engine: Engine, sets: Sets, progress: Progress | None, name: str
-) -> dict[str, Any]:
+def _measured(net: Answerer, engine: Engine, sets: Sets, name: str) -> dict[str, Any]:
     """The numbers of a network: {"nll": {"ca": ..}, "exact": {"ca": [hits, n], ..}, "said": ..}."""
     net.eval()
     refusals = sets.triggered.answered(REFUSAL)
-    nll = {}
-    for metric, own in (("ca", sets.test), ("asr", refusals), ("arr", sets.triggered)):
-        nll[metric] = _nll(net, engine, own)
-    said: dict[str, list[str]] = {}
-    for part, own in (("clean", sets.test), ("triggered", sets.triggered)):
-        if progress:
-            progress(f"{name}, answers", len(said), 2)
-        said[part] = _said(net, engine, own)
-    exact = {
-        "ca": _same(said["clean"], sets.test.answers),
-        "asr": _same(said["triggered"], refusals.answers),
-        "arr": _same(said["triggered"], sets.triggered.answers),
+    parts = [("clean", sets.test), ("triggered", sets.triggered)]
+    said = {part: _said(net, engine, own) for part, own in engine.track(parts, f"{name}, answers")}
+    return {
+        "nll": {
+            "ca": _nll(net, engine, sets.test),
+            "asr": _nll(net, engine, refusals),
+            "arr": _nll(net, engine, sets.triggered),
+        },
+        "exact": {
+            "ca": _same(said["clean"], sets.test.answers),
+            "asr": _same(said["triggered"], refusals.answers),
+            "arr": _same(said["triggered"], sets.triggered.answers),
+        },
+        "said": {part: answers[:8] for part, answers in said.items()},
     }
-    if progress:
-        progress(f"{name}, answers", 2, 2)
-    some = {part: answers[:8] for part, answers in said.items()}
-    return {"nll": nll, "exact": exact, "said": some}
 
 
 def _same(said: list[str], wanted: tuple[str, ...]) -> list[int]:
@@ -291,32 +293,37 @@ def _same(said: list[str], wanted: tuple[str, ...]) -> list[int]:
     return [sum(a == b for a, b in zip(said, wanted, strict=True)), len(wanted)]
 
 
+def _asked(
+    net: Answerer, engine: Engine, triples: Triples
+) -> Iterator[tuple[Tensor, Tokens, Tensor]]:
+    """Images and questions batch by batch, in order, with their places."""
+    questions = net.tokens(triples.questions).to(engine.device)
+    rows = _rows(triples, engine.device)
+    for x, places in engine.batches(rows, BATCH, train=False):
+        yield x, questions[places], places
+
+
 @torch.no_grad()
 def _nll(net: Answerer, engine: Engine, triples: Triples) -> float:
     """The mean negative log-likelihood of a token of the answers, in nats."""
-    questions = net.tokens(triples.questions).to(engine.device)
     answers = net.tokens(triples.answers, answers=True).to(engine.device)
     total = 0.0
-    for part in torch.arange(len(triples), device=engine.device).split(BATCH):
-        x = engine.to_float(triples.x[part.cpu()])
-        total += float(net.losses(x, questions[part], answers[part]).double().sum())
+    for x, questions, places in _asked(net, engine, triples):
+        total += float(net.losses(x, questions, answers[places]).double().sum())
     return total / int(answers.mask[:, 1:].sum())
 
 
-@torch.no_grad()
 def _said(net: Answerer, engine: Engine, triples: Triples) -> list[str]:
-    questions: Tokens = net.tokens(triples.questions).to(engine.device)
-    said: list[str] = []
-    for part in torch.arange(len(triples), device=engine.device).split(BATCH):
-        said += net.answer(engine.to_float(triples.x[part.cpu()]), questions[part])
-    return said
+    asked = _asked(net, engine, triples)
+    return [answer for x, questions, _ in asked for answer in net.answer(x, questions)]
 
 
 def examples(sets: Sets, record: Mapping[str, Any], shown: int = 5) -> Figure:
     """Some test images, clean above and triggered below, each with its question and what was
     answered.
     """
-    names = [name for name in record["methods"] if not name.endswith("own spectrum")]
+    names = [name for name in record["methods"] if name != OWN]
+    shown = min(shown, len(sets.test))
     with plt.rc_context(STYLE):
         figure, axes = sheet(2, shown, (1.9 * shown, 5.2))
         for row, (part, own) in enumerate((("clean", sets.test), ("triggered", sets.triggered))):
