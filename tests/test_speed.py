@@ -19,6 +19,7 @@ from backdoorbench_ext.benchmarks.speed import (
     equal,
     fast,
     grid,
+    memory,
     peers,
     pipeline,
     poisoning,
@@ -235,6 +236,34 @@ def peer():
         device="cpu",
         workers=0,
     )
+
+
+def test_memory_of_a_step():
+    """By hand: what the network and SGD's momentum hold; activations grow with the batch."""
+    found = []
+    for batch in (16, 32):
+        rules = replace(RULES, recipe=replace(RULES.recipe, batch_size=batch))
+        images = make_images(2 * batch)
+        found.append(memory.peak(rules, images))
+    net = Engine(RULES, images).new_model()
+    of_net = sum(t.numel() * t.element_size() for t in net.state_dict().values()) / 2**20
+    of_weights = sum(p.numel() * p.element_size() for p in net.parameters()) / 2**20
+    for held in found:
+        # BatchNorm counts its steps in 8 bytes, which the tracker rounds to blocks of 512
+        assert held["parameters"] == pytest.approx(of_net, abs=0.02)
+        assert held["optimizer"] == pytest.approx(of_weights, rel=0.1)
+        assert held["in all"] == pytest.approx(sum(held.values()) - held["in all"], rel=1e-6)
+    assert 1.7 < found[1]["activations"] / found[0]["activations"] < 2.1
+
+
+def test_a_network_that_cannot_recompute_is_said(monkeypatch, capsys):
+    words = ["memory", "--model", "cnn5", "--threads", "1", "--optimizer", "sgd"]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    memory.main()
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("cnn5, batch 8, plain, MiB: parameters")
+    assert told[1] == "recompute: the network cannot compute its activations again"
 
 
 def test_a_cell_of_ours_beside_the_peers(peer, monkeypatch):
