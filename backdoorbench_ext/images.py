@@ -112,6 +112,12 @@ def scaled(length: int, x: Tensor) -> int:
     return max(length, round(length * min(x.shape[-2:]) / 32))
 
 
+def spread(n: int, length: int) -> Tensor:
+    """Up to ``n`` places in [0, length) at equal distances, int64, ascending."""
+    n = min(n, length)
+    return torch.arange(n) * length // max(n, 1)
+
+
 def derangement(n: int, rng: torch.Generator) -> Tensor:
     """A random order of ``n`` places that leaves none where it was, int64 (n,): each is followed by
     the next of one cycle through all.

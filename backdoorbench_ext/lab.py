@@ -15,7 +15,7 @@ from .api import Attack, Defense
 from .devices import pick_device
 from .engine import Audit, EachBatch, Engine, Log, Progress, apart, check_per_class, seed_of
 from .errors import InputError
-from .images import Images, Poisoned, unmarked
+from .images import Images, Poisoned, spread, unmarked
 from .options import Options
 from .sharing import once
 from .suite import Cell, digest, file_name
@@ -334,10 +334,11 @@ class Lab:
 
     def specimen(self) -> tuple[Images, Images]:
         """Up to 500 images before and after the attack, the same ones for every attack: test
-        images, or training images where those are more than triggered.
+        images from first to last, as folders are sorted by class, or training images where those
+        are more than triggered.
         """
         if self.attack.refines or self.attack.supplies:
             index = self.poisoned.mask.nonzero().flatten()[:500]
             return self.train[index].to("cpu"), self.poisoned[index].to("cpu")
-        clean = self.test[torch.arange(min(500, len(self.test)), device=self.test.y.device)]
+        clean = self.test[spread(500, len(self.test))]
         return clean.to("cpu"), replace(clean, x=self.attack.stamp(clean.x)).to("cpu")

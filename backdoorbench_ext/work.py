@@ -21,7 +21,7 @@ from .devices import keep_memory
 from .engine import Engine
 from .errors import InputError, one_line, told
 from .files import Held, held, holder, locked, without_waiting, write_text, write_whole
-from .images import Poisoned
+from .images import Poisoned, spread
 from .lab import Lab, data_digest
 from .metrics import pack, suspicion
 from .options import Options
@@ -131,7 +131,8 @@ def _draw(lab: Lab, pictures: Path) -> None:
     # a record without a training set has triggered images alone, not what they were before
     if not len(before):
         return
-    save_figure(examples(before.x[:8], after.x[:8], lab.cell.attack), pictures, ("png",))
+    shown = spread(8, len(before))
+    save_figure(examples(before.x[shown], after.x[shown], lab.cell.attack), pictures, ("png",))
 
 
 def _training(engine: Engine) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from backdoorbench_ext.attacks.blend import picture
 from backdoorbench_ext.attacks.none import NoAttack
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
-from backdoorbench_ext.images import Images, derangement
+from backdoorbench_ext.images import Images, derangement, spread
 from backdoorbench_ext.lab import Lab
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.suite import Suite
@@ -133,6 +133,13 @@ def test_a_cells_seed_is_the_triggers():
     cells = replace(suite.load("demo"), attacks=("blend",), seeds=(0, 1)).cells()
     assert {cell.spec["attack"]["seed"] for cell in cells} == {0, 1}
     assert {cell.method("attacks").seed for cell in cells} == {0, 1}
+
+
+def test_places_at_equal_distances():
+    """As pictures show test images, of all classes where these are sorted."""
+    assert spread(4, 10).tolist() == [0, 2, 5, 7]
+    assert spread(8, 3).tolist() == [0, 1, 2]
+    assert spread(8, 0).tolist() == []
 
 
 @pytest.mark.parametrize("n", [2, 3, 100])
