@@ -99,14 +99,14 @@ def running(env):
     return dict(line.split() for line in asked.stdout.splitlines())
 
 
-def hold(env, verb, job):
+def scontrol(env, verb, job):
     """``hold`` a job that waits, or ``release`` it."""
     subprocess.run(["scontrol", verb, job], env=env, check=True)
 
 
 def started(env, job):
     """Release a job that was held: the node on which it runs."""
-    hold(env, "release", job)
+    scontrol(env, "release", job)
     return awaited(lambda: running(env).get(job))
 
 
@@ -138,7 +138,7 @@ def test_slurm_loses_no_record(serial, tmp_path):
         busy = running(env)
         held = [job for job in jobs(env) if job not in busy][-4:]
         for job in held:
-            hold(env, "hold", job)
+            scontrol(env, "hold", job)
         array = held[0].partition("_")[0]
         # not SIGINT, which is ignored by all that a shell starts in the background
         first.terminate()

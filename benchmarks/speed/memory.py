@@ -20,12 +20,12 @@ from backdoorbench_ext.protocols import MCCI, Protocol
 
 from .timing import arguments, data, keep
 
-# the tracker's names of what a tensor is for; it calls images and labels inputs
+# the tracker's names of what a tensor is for
 KINDS = {
     "parameters": ("Parameter", "Buffer"),
     "optimizer": ("Optstate",),
     "gradients": ("Gradient",),
-    "activations": ("Activation", "Temp", "Inputs", "Other"),
+    "activations": ("Activation", "Temp", "Other"),
 }
 
 
@@ -43,9 +43,8 @@ def peak(rules: Protocol, images: Images) -> dict[str, float]:
             step.descend(optimizer)
             tracker.reset_mod_stats()
     held = tracker.get_tracker_snapshot("peak")[images.x.device]
-    own = {str(getattr(kind, "value", kind)): size / 2**20 for kind, size in held.items()}
-    by_kind = {name: sum(own.get(k, 0) for k in kinds) for name, kinds in KINDS.items()}
-    return by_kind | {"in all": own["Total"]}
+    kinds = KINDS | {"in all": ("Total",)}
+    return {name: sum(held[kind] for kind in own) / 2**20 for name, own in kinds.items()}
 
 
 def main() -> None:
