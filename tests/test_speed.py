@@ -41,6 +41,7 @@ def options(tmp_path):
     return Options(out=tmp_path / "runs", device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_training_rounds_differently_and_no_more(images):
     nets = []
