@@ -401,6 +401,23 @@ def check_use(name: str, classes: int, height: int, width: int) -> None:
         ) from error
 
 
+@lru_cache(maxsize=64)
+def check_recipe(name: str, *, recompute: bool, by_layer: bool) -> None:
+    """Whether a network can be trained so: with few activations kept, with a rate for each layer.
+
+    Raises:
+        InputError: it cannot.
+    """
+    net = shell(name, 10)
+    try:
+        if recompute:
+            net.recompute()
+        if by_layer:
+            net.layers()
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
 def shell(name: str, outputs: int) -> Net:
     """A network that takes no memory, for the shapes of its tensors."""
     try:

@@ -21,6 +21,7 @@ from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.models import Net
 from backdoorbench_ext.protocols import Protocol, Recipe
+from backdoorbench_ext.suite import Suite
 from tests import focus
 from tests.conftest import here
 
@@ -232,6 +233,21 @@ def test_a_network_without_layers_is_said():
     engine = Engine(rules, make_images(8), seed=0)
     with pytest.raises(InputError, match="does not tell its layers"):
         engine.optimizer(engine.new_model())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        (Recipe(layer_decay=0.5), "torchvision:resnet18: the network does not tell its layers"),
+        (Recipe(recompute=True), "torchvision:resnet18: the network cannot compute its activa"),
+    ],
+)
+def test_what_a_network_cannot_is_said_before_any_cell(recipe, says, tmp_path):
+    rules = replace(RULES, model="torchvision:resnet18", recipe=recipe)
+    grid = Suite("grid", rules, ("digits[train=100,test=20]",), ("badnets",), ("none",))
+    with pytest.raises(InputError, match=says):
+        bbx.run(grid, device="cpu", out=tmp_path)
+    assert not list(tmp_path.glob("grid/**/*.failed"))
 
 
 def test_a_frozen_network_learns_its_last_layer_alone(images):
