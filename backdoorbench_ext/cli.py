@@ -949,6 +949,7 @@ def poison(
     target: Annotated[int | None, typer.Option(help="another target label")] = None,
     epochs: Epochs = None,
     model: Model = None,
+    start: Weights = None,
     data: Data = None,
     download: Download = False,
     device: Device = "auto",
@@ -960,14 +961,26 @@ def poison(
     """
     theirs = form == "backdoorbench"
     protocol = protocol or ("backdoorbench" if theirs else "cbd")
-    grid = _own_grid(dataset, attack, "none", protocol).changed(
-        epochs=epochs, model=model, target=target, seeds=(seed,), rates=(rate,)
+    grid = _own_grid(dataset, attack, "none", protocol)
+    grid = grid.changed(
+        epochs=epochs,
+        model=_starting(start, model, grid),
+        target=target,
+        seeds=(seed,),
+        rates=(rate,),
     )
     cells = grid.cells()
     if len(cells) > 1:
         hint = "; a path with commas goes in quotes: folder:'a,b'" if "," in dataset else ""
         raise InputError(f"give one attack and one data set{hint}")
-    options = Options(out=out_, data=data, download=download, device=device, plugins=tuple(plugin))
+    options = Options(
+        out=out_,
+        data=data,
+        weights=start,
+        download=download,
+        device=device,
+        plugins=tuple(plugin),
+    )
     from . import export
     from .toolbox import commands
 
@@ -1125,6 +1138,7 @@ def tune_(
     seed: Annotated[int, typer.Option(help="of everything")] = 0,
     epochs: Epochs = None,
     model: Model = None,
+    start: Weights = None,
     data: Data = None,
     download: Download = False,
     device: Device = "auto",
@@ -1136,8 +1150,17 @@ def tune_(
 
     names = tune.choices(defense, _axes(grid), trials, seed)
     own = _own_grid(dataset, attack, "none", protocol)
-    own = own.changed(epochs=epochs, model=model, seeds=(seed,), rates=(rate,))
-    options = Options(out=to, data=data, download=download, device=device, plugins=tuple(plugin))
+    own = own.changed(
+        epochs=epochs, model=_starting(start, model, own), seeds=(seed,), rates=(rate,)
+    )
+    options = Options(
+        out=to,
+        data=data,
+        weights=start,
+        download=download,
+        device=device,
+        plugins=tuple(plugin),
+    )
     results = tune.cross_validate(own.cells()[0], names, folds, options, err)
     table = Table(
         Column("defense", overflow="fold"),

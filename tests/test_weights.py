@@ -176,6 +176,23 @@ def test_the_command_line_takes_weights(source, tmp_path, capfd, monkeypatch):
         assert said in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tune", "ft", "--grid", "epochs=1", "--folds", 2),
+        # its trigger needs a trained network
+        ("poison", "--attack", "trojan[steps=2]", "--to", "poisoned.npz"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_other_commands_take_weights(words, source, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = kept(source, tmp_path / "w.pth")
+    start = ("--dataset", "digits[train=200]", "--protocol", "demo", "--epochs", 1, "--model", TINY)
+    assert here(*words, *start, "--weights", file) == 0
+    assert f"{TINY} starts from {file}: " in capfd.readouterr().err
+
+
 def test_in_python_too(source, tmp_path):
     file = kept(source, tmp_path / "w.pth")
     told = {"model": TINY, "weights": file, "epochs": 1, "device": "cpu", "out": tmp_path}
