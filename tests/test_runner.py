@@ -527,6 +527,7 @@ def test_a_dropped_file_is_a_defense(tmp_path, capsys, monkeypatch):
     package = tmp_path / "checkout"
     for folder in (
         "backdoorbench_ext",
+        "backdoorbench_ext/cli",
         "backdoorbench_ext/toolbox",
         "attacks",
         "defenses",

@@ -10,7 +10,7 @@ from conftest import RULES, here
 from test_registry import DEFENSE
 
 from backdoorbench_ext import cli, registry, runner, suite
-from backdoorbench_ext.commands import spelled
+from backdoorbench_ext.cli.spelling import spelled
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.suite import Suite
 
