@@ -14,7 +14,7 @@ from .layout import present
 from .metrics import Metric
 from .naming import heads, labels, plain, rate, title
 from .records import Record
-from .registry import create, join, parse
+from .registry import create, get_class, join, parse
 from .suite import Suite
 
 
@@ -326,21 +326,36 @@ def learning(records: Sequence[Record], suite: Suite) -> dict[Place, list[Line]]
 
     shown: dict[Place, dict[Any, Line]] = {place(r): {} for r in looked}
     for record in sorted(looked, key=lambda r: suite.defenses.index(r["cell"]["defense"])):
-        for line, curves in _curves(record):
-            shown[place(record)].setdefault(curves, line)
+        for line, shared in _curves(record):
+            shown[place(record)].setdefault(shared, line)
     return {where: list(lines.values()) for where, lines in shown.items()}
 
 
 def _curves(record: Record) -> Iterable[tuple[Line, Any]]:
-    """The lines of a record's stages, and what is equal where a stage is shared."""
+    """The lines of a record's stages, and what is equal where a stage is shared.
+
+    A victim is the same for all that start from it, though trained again elsewhere it rounds
+    otherwise.
+    """
+    victim = "train" if _starts_from_victim(record["cell"]["defense"]) else None
     start = 0.0
     for stage, seconds in record["time"].get("stages", {}).items():
         ca = record["curves"].get(f"{stage}, CA", [])
         asr = record["curves"].get(f"{stage}, ASR", [])
         if ca and len(ca) == len(asr):
             when = [start + seconds * (epoch + 1) / len(ca) for epoch in range(len(ca))]
-            yield Line(record["cell"]["defense"], when, ca, asr), (stage, tuple(ca), tuple(asr))
+            shared: Any = victim if stage == victim else (stage, tuple(ca), tuple(asr))
+            yield Line(record["cell"]["defense"], when, ca, asr), shared
         start += seconds
+
+
+def _starts_from_victim(defense: str) -> bool:
+    """Also No Defense, which is the victim; False of one that is not installed."""
+    try:
+        found = get_class("defenses", parse(defense)[0])
+    except InputError:
+        return False
+    return bool(getattr(found, "after_training", False))
 
 
 # by (method with other options, option, data set), and by attack (and rate): values of the option,

@@ -206,7 +206,7 @@ def _standing(
         len(own),
         max(r["given"]["clean_images"] for r in records),
         tuned(defense, records),
-        _epochs(defense, records, there),
+        _epochs(records, there),
     )
 
 
@@ -236,9 +236,9 @@ def _mean(numbers: Sequence[float]) -> float:
     return float(np.mean(numbers)) if numbers else NAN
 
 
-def _epochs(defense: str, records: Sequence[Record], there: Sequence[Record]) -> float:
-    """Seconds of a defense by those of No Defense of the same cell, times its epochs; a repair has
-    the victim's on top.
+def _epochs(records: Sequence[Record], there: Sequence[Record]) -> float:
+    """Seconds of a defense by those of No Defense of the same cell, times its epochs; those of a
+    repair hold its victim's.
     """
     bare = {where(r): r for r in there if not _ranked(r["cell"]["defense"])}
     found = []
@@ -249,17 +249,8 @@ def _epochs(defense: str, records: Sequence[Record], there: Sequence[Record]) ->
         whole = other["time"]["training"]
         epochs = other["spec"]["protocol"]["recipe"]["epochs"]
         if whole:
-            found.append(epochs * (record["time"]["training"] / whole + _repairs(defense)))
+            found.append(epochs * record["time"]["training"] / whole)
     return _mean(found)
-
-
-def _repairs(defense: str) -> bool:
-    """Whether a defense starts from the victim; False of one that is not installed."""
-    try:
-        cls = registry.get_class("defenses", defense.partition("[")[0])
-    except InputError:
-        return False
-    return bool(getattr(cls, "after_training", False))
 
 
 BY_HAND = "tuned by hand: options are given, and how they were chosen is not recorded"

@@ -7,7 +7,8 @@ from test_tables import SUITE, record
 
 from backdoorbench_ext import ranking
 from backdoorbench_ext.errors import InputError
-from backdoorbench_ext.suite import Suite
+from backdoorbench_ext.records import of_grid, read
+from backdoorbench_ext.suite import Suite, load
 
 ATTACKS = ("badnets", "blend", "trojan", "sig", "wanet")
 DEFENSES = ("none", "fp", "nad", "abl", "cbd")
@@ -92,11 +93,23 @@ def test_seeds_that_all_have():
     assert ranking.rank(found, GRID).rows[0].der == pytest.approx(95)
 
 
-def test_repairs_cost_the_victim_too():
-    """FP starts from the victim; NAD, here as long as No Defense, too; ABL does not."""
-    epochs = SUITE.protocol.recipe.epochs
-    told = {row.defense: row.epochs for row in ranking.rank(grid(), GRID).rows}
-    assert told["fp"] == pytest.approx(2 * epochs) and told["abl"] == pytest.approx(epochs)
+def test_a_repair_costs_its_victim_once(tmp_path):
+    """From records that were run: FT's seconds are the victim's, which is No Defense's, and its
+    own.
+    """
+    words = ("--dataset", "digits[train=200,test=20]", "--attacks", "badnets")
+    words += ("--defenses", "none,ft[epochs=1]", "--model", "bbx_test", "--epochs", 2)
+    assert here("run", *words, "--device", "cpu", "--jobs", 1, "--out", tmp_path) == 0
+    (folder,) = tmp_path.glob("own-*")
+    suite = load(str(folder))
+    there = of_grid(suite, folder)
+    bare, repaired = (next(folder.rglob(f"{name}*/rate*.json")) for name in ("none", "ft"))
+    victim = read(bare)["time"]["training"]
+    own = read(repaired)["time"]["stages"]
+    assert own["train"] == victim and len(own) == 2
+    (row,) = ranking.rank(there, suite).rows
+    assert row.epochs == pytest.approx(2 * sum(own.values()) / victim)
+    assert row.epochs > 2
 
 
 def test_equal_methods_are_seldom_ranked_apart():

@@ -137,6 +137,19 @@ def test_learning_puts_stages_one_after_the_other(tmp_path):
         ("#D55E00", [30]),
         ("#0072B2", [40]),
     ]
+    # a victim that was trained again on another machine is not a curve of the repair's own
+    time = {"training": 6.0, "stages": {"train": 4.0, "fine-tuning": 2.0}}
+    own = {"fine-tuning, CA": [30.0], "fine-tuning, ASR": [5.0]}
+    bare = {"train, CA": [70.0], "train, ASR": [90.0]}
+    again = {"train, CA": [71.0], "train, ASR": [91.0]}
+    victim = RECORDS[0] | {"time": {"training": 4.0, "stages": {"train": 4.0}}, "curves": bare}
+    repaired = record("badnets", "fp", 880, 9, 801) | {"time": time, "curves": again | own}
+    grid = replace(SUITE, defenses=("none", "fp"))
+    lines = gather.learning([repaired, victim], grid)["badnets", "digits", 0.1]
+    assert [(line.defense, line.seconds, line.ca) for line in lines] == [
+        ("none", [4.0], [70.0]),
+        ("fp", [6.0], [30.0]),
+    ]
     with pytest.raises(InputError, match="--audit logs it"):
         plots.learning([RECORDS[0] | {"curves": {}}], SUITE)
 
