@@ -10,9 +10,11 @@ https://doi.org/10.1214/aos/1176344552).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +76,8 @@ class Ranking:
 
 
 def rank(there: Sequence[Record], suite: Suite) -> Ranking:
-    """Rank the defenses of a suite over the attacks that at least half of them have.
+    """Rank the defenses of a suite over the attacks that at least half of them have, by the seeds
+    that all have; where there are none, by the one that most have.
 
     Raises:
         InputError: no defense has an attack in common with No Defense.
@@ -91,12 +94,16 @@ def rank(there: Sequence[Record], suite: Suite) -> Ranking:
     whole = [d for d in names if held[d].issuperset(places)]
     if not places or not whole:
         raise InputError(f"{suite.name}: no defense has an attack that No Defense has, too")
-    seeds = [sorted(set.intersection(*(set(cells[d, place]) for d in whole))) for place in places]
-    if not all(seeds):
-        raise InputError(f"{suite.name}: defenses have no seed in common on some attack")
+    seeds = [_common([cells[d, place] for d in whole]) for place in places]
     for place, own in zip(places, seeds, strict=True):
         for d in whole:
-            cells[d, place] = {seed: cells[d, place][seed] for seed in own}
+            if cells[d, place].keys() >= set(own):
+                cells[d, place] = {seed: cells[d, place][seed] for seed in own}
+            else:
+                del cells[d, place]
+    whole = [d for d in whole if all((d, place) in cells for place in places)]
+    if not whole:
+        raise InputError(f"{suite.name}: no defense has seeds in common with others on all attacks")
     ders = [
         np.array([[cells[d, place][seed]["der"] for seed in own] for d in whole])
         for place, own in zip(places, seeds, strict=True)
@@ -107,6 +114,15 @@ def rank(there: Sequence[Record], suite: Suite) -> Ranking:
     # as in the suite's table
     named = heads(present(there, suite)[1])
     return Ranking(rows, named, places, min(map(len, seeds)))
+
+
+def _common(cells: Sequence[Mapping[int, Any]]) -> list[int]:
+    """The seeds that all defenses have on an attack; if there are none, the one of the most."""
+    common = set.intersection(*(set(own) for own in cells))
+    if common:
+        return sorted(common)
+    counts = Counter(seed for own in cells for seed in own)
+    return [min(counts, key=lambda seed: (-counts[seed], seed))]
 
 
 # rank, and the ends of its interval where there is one

@@ -93,6 +93,20 @@ def test_seeds_that_all_have():
     assert ranking.rank(found, GRID).rows[0].der == pytest.approx(95)
 
 
+def test_a_defense_of_other_seeds_has_no_rank():
+    """NAD's seed 1 on BadNets stands against seed 0 of two others; its other attacks do not."""
+    found = [r for r in grid() if r["cell"]["defense"] != "nad" or r["cell"]["attack"] != "badnets"]
+    found.append(record("badnets", "nad", 900, 0, 900, seed=1))
+    ranked = ranking.rank(found, GRID)
+    assert [(row.defense, row.rank) for row in ranked.rows] == [
+        ("fp", 1),
+        ("abl", 2),
+        ("nad", None),
+        ("cbd", None),
+    ]
+    assert ranking.lines(ranked)[2][0] == "-- (4 of 5 attacks)"
+
+
 def test_a_repair_costs_its_victim_once(tmp_path):
     """From records that were run: FT's seconds are the victim's, which is No Defense's, and its
     own.
