@@ -50,7 +50,7 @@ class Difference:
         p: that such a difference, or a larger one, is chance alone.
         seeds: pairs of trainings.
         images_error, seeds_error: standard errors, in points, of either source; nan where the
-            source is unknown.
+            source is unknown. In a mean over attacks, of those that have several seeds.
         paired: whether the records hold which images counted.
         first, second: the two rates, in percent.
     """
@@ -191,14 +191,15 @@ def _single(each: np.ndarray) -> float:
 
 
 def _over_seeds(points: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The standard error in points by other seeds, and its degrees of freedom; nan where an attack
-    has one seed.
+    """The standard error in points by other seeds, and its degrees of freedom. Attacks of one seed,
+    whose part is unknown, add nothing; nan where all are.
     """
-    if any(len(own) < 2 for own in points):
+    several = [own for own in points if len(own) > 1]
+    if not several:
         return math.nan, 0.0
-    parts = [float(own.var(ddof=1)) / len(own) for own in points]
+    parts = [float(own.var(ddof=1)) / len(own) for own in several]
     total = sum(parts)
-    lower = sum(part**2 / (len(own) - 1) for part, own in zip(parts, points, strict=True))
+    lower = sum(part**2 / (len(own) - 1) for part, own in zip(parts, several, strict=True))
     freedom = total**2 / lower if lower else math.inf
     return math.sqrt(total) / len(points), freedom
 
@@ -283,6 +284,11 @@ class Comparison:
     @property
     def seeds(self) -> int:
         return min(one.seeds for row in self.places.values() for one in row.values())
+
+    @property
+    def most_seeds(self) -> int:
+        """Of the attack that has most."""
+        return max(one.seeds for row in self.places.values() for one in row.values())
 
 
 def compare(there: Sequence[Record], suite: Suite, first: str, second: str) -> Comparison:
@@ -388,8 +394,9 @@ def verdict(one: Comparison) -> list[str]:
         f"{name}: {_undecided(row)}" for name, row in rows.items() if not row.sure and not row.equal
     ]
     if one.seeds == 1:
+        which = "One seed" if one.most_seeds == 1 else "Attacks of one seed"
         lines.append(
-            "One seed: the intervals are over images alone; other trainings may differ by more."
+            f"{which}: the intervals are over images alone; other trainings may differ by more."
         )
     if not all(d.paired for row in one.places.values() for d in row.values()):
         lines.append(
@@ -473,7 +480,10 @@ def rows(one: Comparison) -> tuple[list[str], list[list[str]]]:
         cells = [_cell(row[m]) if m in row else "--" for m in shown]
         lines.append([called[place], str(min(d.seeds for d in row.values())), *cells])
     if len(one.places) > 1:
-        lines.append(["Mean", str(one.seeds), *(_cell(one.whole[m]) for m in shown)])
+        seeds = str(one.seeds)
+        if one.most_seeds > one.seeds:
+            seeds += f" to {one.most_seeds}"
+        lines.append(["Mean", seeds, *(_cell(one.whole[m]) for m in shown)])
     return [*HEAD, *(get(m).title for m in shown)], lines
 
 

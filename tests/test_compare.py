@@ -55,6 +55,19 @@ def test_seeds_alone():
     assert seeds_needed(one) == 6
 
 
+def test_seeds_of_some_attacks_alone():
+    """Beside the attack of three seeds one of a single seed: half of the mean is the first's, and
+    so is half of its standard error of 33.3.
+    """
+    all_ = bits(0, 4, 0, 0)
+    none = bits(4, 0, 0, 0)
+    one = difference([[all_, none, all_], [none]])
+    assert one.points == pytest.approx(100 / 3) and one.seeds == 1
+    assert one.seeds_error == pytest.approx(100 / 6) and one.images_error == 0
+    assert one.low == pytest.approx(100 / 3 - 4.302653 * 100 / 6)
+    assert not one.sure and seeds_needed(one) is None
+
+
 def test_images_of_several_attacks_are_the_same():
     """Two attacks whose differences are those of one: no surer than one. On other images (another
     number of them) the variances of both add.
