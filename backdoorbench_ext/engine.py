@@ -561,6 +561,7 @@ class Engine:
         keep: Sequence[Stateful],
         epochs: int | None = None,
         steps: int | None = None,
+        of_epochs: int | None = None,
         per_epoch: int | None = None,
         recipe: Recipe | None = None,
         answers: Callable[[Tensor], nn.Module] | None = None,
@@ -578,6 +579,8 @@ class Engine:
                 optimizers, anything with ``state_dict`` and ``load_state_dict``. The network is put
                 in training mode when the loop begins, in evaluation mode when it ends.
             epochs: length, the recipe's unless told; ``steps`` counts it in batches instead.
+            of_epochs: the loop is the beginning of a training of that length, whose schedule it
+                follows; its own unless told.
             per_epoch: steps an epoch, needed without ``images``.
             recipe: gives the batch size and the length; the protocol's unless told.
             answers: the network that an audit measures in place of the first kept one, where that
@@ -592,6 +595,7 @@ class Engine:
             assert images is not None, "per_epoch is needed where no images are given"
             per_epoch = max(1, len(images) // recipe.batch_size)
         total = steps or (epochs or recipe.epochs) * per_epoch
+        whole = max(total, of_epochs * per_epoch) if of_epochs else total
         file = self._state / f"{self._stage}-{name}.pt" if self._state else None
         self._stage += 1
         done = self._restore(file, keep)
@@ -602,7 +606,7 @@ class Engine:
             epoch = _Epoch(self.device)
             batches = self._passes(images, recipe, per_epoch, augmented)
             for x, y in itertools.islice(batches, total - done):
-                self._schedule(keep, done / total)
+                self._schedule(keep, done / whole)
                 step = Step(x, y, done, total, per_epoch)
                 yield step
                 done += 1
@@ -640,6 +644,7 @@ class Engine:
         name: str = "train",
         epochs: int | None = None,
         steps: int | None = None,
+        of_epochs: int | None = None,
         loss: Loss = cross_entropy,
         recipe: Recipe | None = None,
         answers: Callable[[Tensor], nn.Module] | None = None,
@@ -674,6 +679,7 @@ class Engine:
             keep=(net, optimizer),
             epochs=epochs,
             steps=steps,
+            of_epochs=of_epochs,
             recipe=recipe,
             answers=answers,
             augmented=augmented,

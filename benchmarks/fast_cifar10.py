@@ -6,7 +6,9 @@ spread. Lengths follow from the protocol by rule, and nothing was chosen on test
 
 * What a method's own trainings take is a tenth of what its paper has for a hundred epochs, as
   ``--scale 0.1`` makes it: ABL isolates for 2 epochs and trains for 6.
-* CBD's T1, 5 of 100 epochs, is a twentieth of the batches: half an epoch.
+* CBD's T1, 5 of 100 epochs, is a twentieth of the batches: half an epoch. Its rate is constant, as
+  in the paper, which is the highest of the one-cycle here; beside it f_B is ordinary training that
+  stops after T1.
 * What works on the clean reserve keeps its epochs there: FP, NAD, FT, FT-SAM, I-BAU, MCR.
 * MCCI has its release's Adadelta at 0.1, and beside it Adadelta's own rate of 1.0: in a fifth of
   CIFAR-10 and 8 epochs 0.1 hardly moved (``cifar10_small``).
@@ -51,6 +53,7 @@ def causal(batches: int) -> tuple[str, ...]:
     return (
         f"cbd[t1_steps={t1}]",
         f"cbd[t1_steps={t1},variant=release]",
+        f"cbd[t1_steps={t1},variant=release,t1_schedule=protocol]",
         "mcci[inference=avg]",
         "mcci[inference=sg]",
         "mcci[inference=avg,lr=1.0]",

@@ -40,7 +40,9 @@ class CBD(Defense):
     their norm. The paper has embeddings r and z of 64 numbers, which other networks than WRN-16-1
     have not. The paper does not say how the discriminator is optimised: Adam at 1e-3 is ours. So
     is t1_schedule="one-cycle", for short trainings: at a constant rate the loss of poisoned samples
-    under f_B still jumps when T1 ends, and the weights with it (docs/results/demo.md).
+    under f_B still jumps when T1 ends, and the weights with it (docs/results/demo.md). So is
+    "protocol": f_B is ordinary training that stops after T1. With the paper's schedule that is
+    "constant"; with a one-cycle protocol, whose rate rises to its highest, it is not.
     """
 
     short: ClassVar[Mapping[str, Any]] = {"t1_steps": 2}
@@ -55,8 +57,9 @@ class CBD(Defense):
     )
     t1_schedule: str = option(
         "constant",
-        "the learning rate during T1; the paper's is constant, its first drop comes later",
-        choices=("constant", "one-cycle"),
+        "the learning rate during T1: constant, as in the paper, whose first drop comes later; a "
+        "cycle of its own; or the protocol's own, stopped after T1",
+        choices=("constant", "one-cycle", "protocol"),
     )
     beta: float | None = option(
         None,
@@ -85,8 +88,17 @@ class CBD(Defense):
         assert self.beta is not None and self.adversarial is not None and self.critic_lr is not None
         released = self.variant == "release"
         biased = engine.new_model()
-        recipe = replace(engine.rules.recipe, schedule=self.t1_schedule)
-        engine.fit(biased, train, name="f_B", epochs=self.t1, steps=self.t1_steps, recipe=recipe)
+        stopped = self.t1_schedule == "protocol"
+        recipe = engine.rules.recipe
+        engine.fit(
+            biased,
+            train,
+            name="f_B",
+            epochs=self.t1,
+            steps=self.t1_steps,
+            of_epochs=recipe.epochs if stopped else None,
+            recipe=recipe if stopped else replace(recipe, schedule=self.t1_schedule),
+        )
         biased.requires_grad_(False)
         engine.probe("f_B", biased)
         clean = engine.new_model()

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from backdoorbench_ext.lab import Lab
 from backdoorbench_ext.models import Net, Watch, last_stages, norms
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.protocols import CBD as CBD_RULES
+from backdoorbench_ext.protocols import Recipe
 from backdoorbench_ext.suite import Suite
 from backdoorbench_ext.work import run_cell
 
@@ -155,6 +157,24 @@ def test_last_stages():
         watch.end()
     with pytest.raises(InputError, match="keeps one resolution, as vision transformers do"):
         last_stages(Net("t2t_vit_14", 10).eval(), x)
+
+
+@pytest.mark.parametrize(("schedule", "whole"), [("one-cycle", 4), ("protocol", 12)])
+def test_f_b_is_ordinary_training_that_stops(schedule, whole, images, monkeypatch):
+    """T1 of one epoch, of three that the protocol has: the rates of f_B's four batches."""
+    recipe = Recipe(epochs=3, batch_size=len(images) // 4, lr=0.1, schedule="one-cycle")
+    engine = Engine(replace(RULES, recipe=recipe), images, seed=0)
+    rates = []
+    make = Engine.optimizer
+
+    def watched(self, net, recipe=None):
+        optimizer = make(self, net, recipe)
+        optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+        return optimizer
+
+    monkeypatch.setattr(Engine, "optimizer", watched)
+    registry.create("defenses", f"cbd[t1=1,t1_schedule={schedule}]").fit(images, engine)
+    assert rates[:4] == pytest.approx([recipe.lr_at(step / whole) for step in range(4)])
 
 
 def test_pre_activation_stages_end_before_the_next_norm():
