@@ -119,10 +119,7 @@ class Lab:
             counts = held.bincount(minlength=len(train.classes)).tolist()
             check_per_class(counts, defense.clean_per_class, train.classes, rules)
         models.check_use(rules.model, len(train.classes), *train.x.shape[2:])
-        recipe = rules.recipe
-        models.check_recipe(
-            rules.model, recompute=recipe.recompute, by_layer=recipe.layer_decay < 1
-        )
+        models.check_recipe(rules.model, rules.recipe)
         if type(defense).check is not Defense.check:
             net = models.Net(rules.model, len(train.classes)).eval()
             try:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from . import weights
 from .errors import InputError, nearest, reason
-from .protocols import NETWORKS
+from .protocols import NETWORKS, Recipe
 from .registry import parse
 
 
@@ -401,19 +401,18 @@ def check_use(name: str, classes: int, height: int, width: int) -> None:
         ) from error
 
 
-@lru_cache(maxsize=64)
-def check_recipe(name: str, *, recompute: bool, by_layer: bool) -> None:
-    """Whether a network can be trained so: with few activations kept, with a rate for each layer.
+def check_recipe(name: str, recipe: Recipe) -> None:
+    """Whether a network can keep few activations or have a rate for each layer, where the recipe
+    wants that.
 
     Raises:
         InputError: it cannot.
     """
-    net = shell(name, 10)
     try:
-        if recompute:
-            net.recompute()
-        if by_layer:
-            net.layers()
+        if recipe.recompute:
+            shell(name, 10).recompute()
+        if recipe.layer_decay < 1:
+            shell(name, 10).layers()
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
 
