@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,6 +35,12 @@ NETWORKS = {
         *("convnext_tiny", "vit_b_16"),
     )
 }
+# scripts that take any network, and so ours; the others look into networks by their names
+ANY_NETWORK = (
+    *("abl", "anp", "clp", "fp", "ft", "ft-sam", "mcr", "nc", "rnp", "sau"),
+    *("beatrix", "cd", "detection_pretrain.abl", "detection_pretrain.spectral", "scan", "strip"),
+    *("detection_infer.strip", "teco"),
+)
 NEEDS_CUDA = ("dbd", "i-bau", "lira", "sentinet")
 # scripts that choose what they save by the test images, and how
 CHOSEN_ON_TESTS = {
@@ -66,10 +73,15 @@ def flags(*files: str) -> list[str]:
     """The flags that some files of the checkout define, read from their source without running
     it.
     """
+    with warnings.catch_warnings():
+        # its source has escapes in strings that newer Pythons warn of
+        warnings.simplefilter("ignore", SyntaxWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        parsed = [ast.parse((home() / file).read_bytes()) for file in files]
     words = [
         argument.value
-        for file in files
-        for call in ast.walk(ast.parse((home() / file).read_bytes()))
+        for tree in parsed
+        for call in ast.walk(tree)
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)
         and call.func.attr == "add_argument"

@@ -69,10 +69,7 @@ class BackdoorBenchDefense(Defense):
 
     def check(self, net: Net, x: Tensor) -> None:
         check(self.method, self.flags)
-        network = record.their_model(net.name)
-        known = checkout.NETWORKS.get(self.method, (network,))
-        if network not in known:
-            raise InputError(f"its {self.method} has a version of {', '.join(known)} alone")
+        check_network(self.method, net, x.shape[-1])
 
     def fit(self, train: Images, engine: Engine) -> nn.Module:
         assert engine.tests is not None, "the lab gives the test images"
@@ -84,7 +81,7 @@ class BackdoorBenchDefense(Defense):
                 raise RuntimeError(f"backdoorbench:{self.method} wrote no defense_result.pt")
             made = record.load(found[0])
         net = engine.new_model()
-        net.load_state_dict(_result(made, state, train, net))
+        net.load_state_dict(net.state_dict() | _result(made, state, train, net))
         # it was trained in float32; in bf16 other classes win where logits are close
         engine.bf16 = False
         return net.eval()
@@ -152,7 +149,7 @@ def ran(
     """
     reserve = engine.clean()
     test, triggered = tests
-    state = record.model_state(engine.rules.model, victim, len(train.classes))
+    state = told_of(engine.rules.model, victim, len(train.classes))
     mean, std = engine.normalisation
     with tempfile.TemporaryDirectory(prefix="bbx-") as name:
         folder = Path(name)
@@ -227,6 +224,36 @@ def check(method: str, flags: Mapping[str, Any]) -> None:
     checkout.check_flags(name, flags, script_flags(method), OURS)
 
 
+def check_network(method: str, net: Net, side: int) -> None:
+    """Raises: InputError: a script cannot work on this network, or not on images of ``side``."""
+    if record.known(net.name):
+        network = record.their_model(net.name)
+        known = checkout.NETWORKS.get(method, (network,))
+        if network not in known:
+            raise InputError(f"its {method} has a version of {', '.join(known)} alone")
+        return
+    if method not in checkout.ANY_NETWORK:
+        raise InputError(
+            f"its {method} looks into networks by their names, and knows no {net.name}: "
+            "--model preactresnet18, or torchvision:NAME"
+        )
+    if net.side not in (None, side):
+        raise InputError(
+            f"{net.name} wants images of {net.side} pixels, which its {method} does not scale"
+        )
+
+
+def told_of(model: str, victim: Net, classes: int) -> dict[str, Any]:
+    """What a script is told of the victim: as in a record, or of a PreAct-ResNet-18 whose place
+    our network ("ours", its name) takes.
+    """
+    if record.known(model):
+        return record.model_state(model, victim, classes) | {"ours": ""}
+    weights = {name: value.cpu() for name, value in victim.backbone.state_dict().items()}
+    named = {"model_name": "preactresnet18", "ours": model}
+    return {**named, "num_classes": classes, "model": weights}
+
+
 def own_numbers(folder: Path, method: str) -> dict[str, float]:
     """CA, ASR and ARR in percent as a script tells them of what it saved; nothing where it does
     not.
@@ -273,6 +300,10 @@ def _result(made: Any, state: Mapping[str, Any], train: Images, net: Net) -> dic
     weights = folded(
         {str(name).removeprefix("module."): value for name, value in made["model"].items()}
     )
+    if state["ours"]:
+        if set(weights) != set(state["model"]):
+            raise InputError("its defense_result.pt holds another network")
+        return {f"backbone.{name}": value for name, value in weights.items()}
     size = (int(train.x.shape[2]), int(train.x.shape[3]))
     found = record.Record(
         Path("defense_result.pt"),

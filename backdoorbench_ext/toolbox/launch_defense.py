@@ -3,9 +3,12 @@
 The script ``HOME/SCRIPT`` is not changed. Every script gets its data and its victim from
 one function, ``load_attack_result``; here it answers from ``given.npz`` and ``victim.pt``. What the
 script writes lies below ``record/`` in this folder, nothing in the checkout.
+
+A victim that BackdoorBench does not know is built by our package, which this Python then needs.
 """
 
 import argparse
+import importlib
 import runpy
 import sys
 from pathlib import Path
@@ -18,6 +21,13 @@ import torch
 from PIL import Image
 
 sys.dont_write_bytecode = True
+
+
+# scripts that build the network with masks in its BatchNorms, and where their PreAct-ResNet-18 is
+MASKED = {
+    "anp": "utils.defense_utils.anp.anp_model.preact_anp",
+    "rnp": "utils.defense_utils.rnp.rnp_model.preact_rnp",
+}
 
 
 class Rows(torch.utils.data.Dataset[Any]):
@@ -34,11 +44,37 @@ class Rows(torch.utils.data.Dataset[Any]):
         return Image.fromarray(self.data[place]), self.targets[place]
 
 
-def answer(dataset: str, some_marked: bool) -> Any:
+def stand_in(script: str, name: str) -> None:
+    """Have a script build our network ``name`` where it asks for one of BackdoorBench's."""
+    import utils.aggregate_block.model_trainer_generate as theirs  # type: ignore[import-not-found]
+
+    # our package, should this Python not have it; last, for its folders have common names
+    sys.path.append(str(Path(__file__).parents[2]))
+    from backdoorbench_ext.models import create
+
+    def made(
+        _: str, num_classes: int, *__: Any, norm_layer: Any = None, **___: Any
+    ) -> torch.nn.Module:
+        net: torch.nn.Module = create(name, num_classes)
+        for place, norm in list(net.named_modules()):
+            if norm_layer is not None and isinstance(norm, torch.nn.BatchNorm2d):
+                net.set_submodule(
+                    place, norm_layer(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+                )
+        return net
+
+    theirs.generate_cls_model = made
+    if script in MASKED:
+        own: Any = importlib.import_module(MASKED[script])
+        own.PreActResNet18 = lambda num_classes, **more: made("", num_classes, **more)
+
+
+def answer(dataset: str, told: dict[str, Any], some_marked: bool) -> Any:
     """What takes the place of ``load_attack_result``.
 
     Args:
         dataset: its name, as the script was told.
+        told: what it is told of the victim.
         some_marked: mark the first image, as it is, for scripts that end where none is.
     """
     import utils.aggregate_block.dataset_and_transform_generate as source  # type: ignore[import-not-found]
@@ -50,7 +86,6 @@ def answer(dataset: str, some_marked: bool) -> Any:
 
     with np.load("given.npz", allow_pickle=False) as file:
         given = dict(file)
-    told = torch.load("victim.pt", map_location="cpu", weights_only=True)
     height, width = given["train_images"].shape[1:3]
     mean = given["mean"].tolist()
     std = given["std"].tolist()
@@ -139,10 +174,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--dataset")
     known, _ = parser.parse_known_args(flags)
+    victim = torch.load("victim.pt", map_location="cpu", weights_only=True)
+    if victim["ours"]:
+        stand_in(script.stem, victim["ours"])
     import utils.save_load_attack as save_load  # type: ignore[import-not-found]
 
     # it evaluates the marked images by themselves
-    save_load.load_attack_result = answer(known.dataset, script.stem == "mcr")
+    save_load.load_attack_result = answer(known.dataset, victim, script.stem == "mcr")
     told = overheard() if script.parent.name.startswith("detection") else None
     sys.argv = [str(script), *flags]
     runpy.run_path(str(script), run_name="__main__")

@@ -496,13 +496,18 @@ def our_model(name: str) -> str:
     return name if name == "preactresnet18" else f"torchvision:{name}"
 
 
+def known(name: str) -> bool:
+    """Whether BackdoorBench knows one of our networks."""
+    return name == "preactresnet18" or name.startswith("torchvision:")
+
+
 def their_model(name: str) -> str:
     """BackdoorBench's name of one of our networks.
 
     Raises:
         InputError: it knows no such network.
     """
-    if name == "preactresnet18" or name.startswith("torchvision:"):
+    if known(name):
         return name.removeprefix("torchvision:")
     raise InputError(f"BackdoorBench knows no {name}: --model preactresnet18, or torchvision:NAME")
 
