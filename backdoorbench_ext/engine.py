@@ -410,19 +410,21 @@ class Engine:
         Raises:
             InputError: the reserve holds fewer.
         """
-        held = 0 if self._reserve is None else len(self._reserve)
-        n = held if n is None else n
-        if self._reserve is None or not 0 < n <= held:
+        reserve = self._reserve
+        share = f"raise its share ({self.rules.reserve:g})"
+        if reserve is None or not len(reserve):
             raise InputError(
-                f"{n} clean images are asked for, but the protocol's reserve holds {held}: raise "
-                f"its share ({self.rules.reserve:g})"
+                f"clean images are asked for, but the protocol's reserve holds none: {share}"
+            )
+        held = len(reserve)
+        n = held if n is None else n
+        if not 0 < n <= held:
+            raise InputError(
+                f"{n} clean images are asked for, but the protocol's reserve holds {held}: {share}"
             )
         self.log_book.clean_given = max(self.log_book.clean_given, n)
-        return self._reserve[
-            torch.randperm(
-                held, generator=torch.Generator().manual_seed(seed_of(self.seed, "clean"))
-            )[:n].to(self.device)
-        ]
+        order = torch.Generator().manual_seed(seed_of(self.seed, "clean"))
+        return reserve[torch.randperm(held, generator=order)[:n].to(self.device)]
 
     def clean_per_class(self, n: int) -> Images:
         """``n`` clean images of every class, chosen at random from the reserve; the record says how

@@ -528,6 +528,8 @@ def test_clean_images_come_from_the_reserve(images):
         InputError, match="9 clean images are asked for, but the protocol's reserve holds 8"
     ):
         engine.clean(9)
+    with pytest.raises(InputError, match="the protocol's reserve holds none: raise its share"):
+        Engine(RULES, images, reserve[:0]).clean()
 
 
 def test_mcci_fine_tuning_leaves_the_shared_training_alone(images):

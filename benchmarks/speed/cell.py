@@ -37,7 +37,7 @@ def measure(suite: Suite, options: Options) -> dict[str, float]:
 
 
 def main() -> None:
-    given = arguments(__doc__, rounds=1, defense="none", model="wrn16_1", epochs=1, compile="")
+    given = arguments(__doc__, defense="none", model="wrn16_1", epochs=1, compile="")
     suite = Suite("cell", CBD, (given.dataset,), ("badnets",), (given.defense,)).changed(
         epochs=given.epochs, model=given.model
     )

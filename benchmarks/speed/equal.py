@@ -88,7 +88,7 @@ def measure(
 
 
 def main() -> None:
-    given = arguments(__doc__, rounds=1, threads=1, seeds=5, compile="")
+    given = arguments(__doc__, threads=1, seeds=5, compile="")
     rules = SUITE.protocol
     attack = registry.create("attacks", SUITE.attacks[0])
     clean, test = datasets.load("digits", None)

@@ -54,9 +54,7 @@ def curve(
 
 
 def main() -> None:
-    given = arguments(
-        __doc__, 1, model="", epochs=0, batch=0, lr=0.0, crop=-1, smoothing=0.0, seed=0
-    )
+    given = arguments(__doc__, model="", epochs=0, batch=0, lr=0.0, crop=-1, smoothing=0.0, seed=0)
     rules = FAST.on(given.dataset)
     recipe = rules.recipe
     rules = replace(

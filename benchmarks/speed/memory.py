@@ -48,7 +48,7 @@ def peak(rules: Protocol, images: Images) -> dict[str, float]:
 
 
 def main() -> None:
-    given = arguments(__doc__, 1, model="vit_base_patch16_224", batch=8, optimizer="adadelta")
+    given = arguments(__doc__, model="vit_base_patch16_224", batch=8, optimizer="adadelta")
     images = data(given.dataset, given.data, 2 * given.batch, given.device)
     found = {}
     for way in ("plain", "recompute"):

@@ -109,7 +109,7 @@ def keep(name: str, given: argparse.Namespace, speeds: Mapping[str, Speed], **mo
 
 
 def arguments(
-    doc: str | None, rounds: int, threads: int = os.cpu_count() or 1, **own: Any
+    doc: str | None, threads: int = os.cpu_count() or 1, **own: Any
 ) -> argparse.Namespace:
     """The flags that all have, and a benchmark's ``own`` with their defaults; threads are set,
     memory is kept.
@@ -118,7 +118,6 @@ def arguments(
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=threads)
     parser.add_argument("--json", type=Path, help="folder for the figures")
     for name, default in own.items():
