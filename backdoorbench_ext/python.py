@@ -171,7 +171,7 @@ def run(
     numbers: ``results`` of its folder.
 
     Args:
-        only: words that must be in a cell's path.
+        only: words that must be in a cell's path, with | between alternatives.
         model, weights: another network, and a file that it starts from.
         jobs: trainings at a time, each in a process; None for as many as fit.
 

@@ -258,24 +258,30 @@ class Suite:
 
     def cells(self, only: str = "", resolver: Resolver | None = None) -> list[Cell]:
         """The cells whose path contains each word of ``only``, those that share a training beside
-        each other. ``resolver``: what looks their names up, a new one unless told.
+        each other. A ``|`` stands between words that may be met in place of others. ``resolver``:
+        what looks their names up, a new one unless told.
 
         Raises:
-            InputError: an unknown name or option, a network that timm does not know, or nothing
-                left.
+            InputError: an unknown name or option, a network that timm does not know, or words that
+                no cell has.
         """
         if self.protocol.model not in NETWORKS:
             from . import models
 
             models.check(self.protocol.model)
-        words = only.split()
         cells = self.unresolved(resolver)
-        kept = [cell for cell in cells if all(word in str(cell.path) for word in words)]
-        if not kept:
-            raise InputError(
-                f"no cell of {self.name} has {only!r} in its path; "
-                f"`bbx run {self.name} --dry-run` shows them"
-            )
+        wanted: set[Path] = set()
+        for words in only.split("|"):
+            found = {
+                cell.path for cell in cells if all(word in str(cell.path) for word in words.split())
+            }
+            if not found or ("|" in only and not words.strip()):
+                raise InputError(
+                    f"no cell of {self.name} has {words.strip()!r} in its path; "
+                    f"`bbx run {self.name} --dry-run` shows them"
+                )
+            wanted |= found
+        kept = [cell for cell in cells if cell.path in wanted]
         order = {cell.key: i for i, cell in reversed(list(enumerate(kept)))}
         return sorted(kept, key=lambda cell: order[cell.key])
 

@@ -576,6 +576,8 @@ def test_a_dropped_file_is_a_defense(tmp_path, capsys, monkeypatch):
         (["run"], "give either a benchmark"),
         (["run", "demo", "--dataset", "digits"], "give either a benchmark"),
         (["run", "demo", "--only", "wanet"], "no cell of demo has 'wanet'"),
+        (["run", "demo", "--only", "blend | wanet"], "no cell of demo has 'wanet'"),
+        (["run", "demo", "--only", "blend |"], "no cell of demo has ''"),
         (["run", "demo", "--epochs", "0"], "epochs must be at least 1"),
         (["run", "demo", "--seeds", "a"], "--seeds must be numbers"),
         (["run", "demo", "--device", "cuda:9"], "device 'cuda:9' cannot be used"),
@@ -729,7 +731,11 @@ def test_no_defense_comes_first_and_attacks_alternate():
         ("badnets", "blend"),
         ("fp", "none", "mcci", "mcci[inference=sg]"),
     )
-    assert [(c.attack, c.defense) for c in grid.cells("100] blend/fp")] == [("blend", "fp")], (
+    found = {
+        only: [(c.attack, c.defense) for c in grid.cells(only)]
+        for only in ("100] blend/fp", "100] blend /fp | 100] badnets /none")
+    }
+    assert list(found.values()) == [[("blend", "fp")], [("badnets", "none"), ("blend", "fp")]], (
         "the words of --only"
     )
     first = runner.groups(grid.cells())[:6]

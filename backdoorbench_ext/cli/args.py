@@ -43,8 +43,8 @@ Only = Annotated[
     str,
     typer.Option(
         "--only",
-        help="only the cells whose path contains this text, or each of several words: "
-        "'cifar10 /fp/'",
+        help="only the cells whose path contains this text, or each of several words; | stands "
+        "for or: 'blend /fp/ | blend /nad/'",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="for scripts")]
