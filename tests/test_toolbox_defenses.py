@@ -103,10 +103,11 @@ args, _ = parser.parse_known_args()
 told = yaml.safe_load(Path(args.yaml_path).read_text())
 attack = load_attack_result(f"record/{{args.result_file}}/attack_result.pt")
 net = generate_cls_model(args.model, 4)
+started = net.fc.bias.sum().item(), attack["model"]["fc.bias"].sum().item()
 net.load_state_dict(attack["model"])
 weights = net.state_dict()
 weights["fc.bias"] = weights["fc.bias"] + 1
-seen = {{"name": args.model, "network": type(net).__name__}}
+seen = {{"name": args.model, "network": type(net).__name__, "start": started}}
 {more}
 torch.save({{"model_name": args.model, "num_classes": 4, "model": weights}},
            Path("record") / args.result_file / "defense_result.pt")
@@ -302,6 +303,9 @@ def test_our_network_takes_the_place_of_one_of_theirs(home, tmp_path):
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen["name"] == "preactresnet18" and seen["network"] == "PlainNet"
     victim = engine.victim().state_dict()
+    fresh = own.engine().new_model().state_dict()
+    starts = [state["backbone.fc.bias"].sum().item() for state in (fresh, victim)]
+    assert seen["start"] == pytest.approx(starts) and starts[0] != starts[1]
     changed = [name for name in victim if not torch.equal(victim[name], net.state_dict()[name])]
     assert changed == ["backbone.fc.bias"]
     assert torch.equal(net.state_dict()["backbone.fc.bias"], victim["backbone.fc.bias"] + 1)

@@ -149,7 +149,7 @@ def ran(
     """
     reserve = engine.clean()
     test, triggered = tests
-    state = told_of(engine.rules.model, victim, len(train.classes))
+    state = told_of(engine, victim, len(train.classes))
     mean, std = engine.normalisation
     with tempfile.TemporaryDirectory(prefix="bbx-") as name:
         folder = Path(name)
@@ -243,15 +243,19 @@ def check_network(method: str, net: Net, side: int) -> None:
         )
 
 
-def told_of(model: str, victim: Net, classes: int) -> dict[str, Any]:
+def told_of(engine: Engine, victim: Net, classes: int) -> dict[str, Any]:
     """What a script is told of the victim: as in a record, or of a PreAct-ResNet-18 whose place
-    our network ("ours", its name) takes.
+    our network ("ours", its name) takes, and how that starts ("fresh").
     """
+    model = engine.rules.model
     if record.known(model):
         return record.model_state(model, victim, classes) | {"ours": ""}
-    weights = {name: value.cpu() for name, value in victim.backbone.state_dict().items()}
-    named = {"model_name": "preactresnet18", "ours": model}
-    return {**named, "num_classes": classes, "model": weights}
+    named = {"model_name": "preactresnet18", "ours": model, "num_classes": classes}
+    nets = {"model": victim, "fresh": engine.new_model()}
+    return named | {
+        which: {name: value.cpu() for name, value in net.backbone.state_dict().items()}
+        for which, net in nets.items()
+    }
 
 
 def own_numbers(folder: Path, method: str) -> dict[str, float]:

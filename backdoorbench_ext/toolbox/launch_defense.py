@@ -44,8 +44,10 @@ class Rows(torch.utils.data.Dataset[Any]):
         return Image.fromarray(self.data[place]), self.targets[place]
 
 
-def stand_in(script: str, name: str) -> None:
-    """Have a script build our network ``name`` where it asks for one of BackdoorBench's."""
+def stand_in(script: str, victim: dict[str, Any]) -> None:
+    """Have a script build the victim's network where it asks for one of BackdoorBench's, as our own
+    trainings start from it: some take their first layer from the images, or are pretrained.
+    """
     import utils.aggregate_block.model_trainer_generate as theirs  # type: ignore[import-not-found]
 
     # our package, should this Python not have it; last, for its folders have common names
@@ -55,7 +57,8 @@ def stand_in(script: str, name: str) -> None:
     def made(
         _: str, num_classes: int, *__: Any, norm_layer: Any = None, **___: Any
     ) -> torch.nn.Module:
-        net: torch.nn.Module = create(name, num_classes)
+        net: torch.nn.Module = create(victim["ours"], num_classes)
+        net.load_state_dict(victim["fresh"])
         for place, norm in list(net.named_modules()):
             if norm_layer is not None and isinstance(norm, torch.nn.BatchNorm2d):
                 net.set_submodule(
@@ -176,7 +179,7 @@ def main() -> None:
     known, _ = parser.parse_known_args(flags)
     victim = torch.load("victim.pt", map_location="cpu", weights_only=True)
     if victim["ours"]:
-        stand_in(script.stem, victim["ours"])
+        stand_in(script.stem, victim)
     import utils.save_load_attack as save_load  # type: ignore[import-not-found]
 
     # it evaluates the marked images by themselves
