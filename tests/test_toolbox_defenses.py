@@ -124,6 +124,28 @@ masked = PreActResNet18(num_classes=4, norm_layer=Masked)
 seen["masks"] = [name for name, _ in masked.named_parameters() if "mask" in name]
 seen["eps"] = [norm.eps for norm in masked.modules() if isinstance(norm, Masked)]
 """
+TRAINER = """
+class PureCleanModelTrainer:
+    def __init__(self, model):
+        self.model = model
+    def train_with_test_each_epoch_on_mix(self, epochs):
+        self.model.fc.bias.data += epochs
+"""
+SAVER = """
+def save_defense_result(model, save_path):
+    import torch
+    torch.save({"model_name": "preactresnet18", "num_classes": 4, "model": model}, save_path)
+"""
+FORGETS = """
+from utils.save_load_attack import save_defense_result
+from utils.trainer_cls import PureCleanModelTrainer
+trained = generate_cls_model(args.model, 4)
+trained.load_state_dict(attack["model"])
+PureCleanModelTrainer(trained).train_with_test_each_epoch_on_mix(epochs=7)
+folder = Path("record") / args.result_file / "before"
+folder.mkdir()
+save_defense_result(model=attack["model"], save_path=folder / "defense_result.pt")
+"""
 
 # calls scikit-learn as the detectors there do; FOUND is what it suspects
 DETECTOR = """
@@ -428,6 +450,20 @@ def test_the_one_that_wants_somebody_marked(home, tmp_path):
     assert seen["marked"] == 1 and seen["labels"] == own.poisoned.y.tolist()
 
 
+def test_the_one_that_saves_another_network_than_it_trained(home, tmp_path):
+    """NC's trainer has one network, and NC saves another: the trained one counts."""
+    (home / "utils/trainer_cls.py").write_text(TRAINER)
+    file = home / "utils/save_load_attack.py"
+    file.write_text(file.read_text() + SAVER)
+    add(home, "nc", BUILT.format(more=FORGETS))
+    own = lab("backdoorbench:nc", tmp_path)
+    own.rules = replace(own.rules, model="cnn5")
+    engine = own.engine()
+    net = own.defense.fit(own.poisoned.observed(), engine)
+    bias = engine.victim().state_dict()["backbone.fc.bias"]
+    assert torch.equal(net.state_dict()["backbone.fc.bias"], bias + 7)
+
+
 @pytest.mark.backdoorbench
 @pytest.mark.parametrize(
     ("method", "flags", "model"),
@@ -439,6 +475,7 @@ def test_the_one_that_wants_somebody_marked(home, tmp_path):
         # networks of ours: the first has masks in its BatchNorms there
         ("anp", "nb_iter=2,print_every=2,pruning_step=0.4", "cnn5"),
         ("fp", "epochs=1,once_prune_ratio=0.5", "cnn5"),
+        ("nc", "epochs=1,nc_epoch=1", "cnn5"),
     ],
 )
 def test_real_scripts(method, flags, model, tmp_path):

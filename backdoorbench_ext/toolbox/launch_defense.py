@@ -72,6 +72,30 @@ def stand_in(script: str, victim: dict[str, Any]) -> None:
         own.PreActResNet18 = lambda num_classes, **more: made("", num_classes, **more)
 
 
+def save_the_trained() -> None:
+    """Have ``nc`` save the network that it trained, whose numbers it tells. Behind its trainer's
+    back it makes the victim anew, and saves that (defense/nc.py, lines 760 and 850).
+    """
+    import utils.save_load_attack as save_load  # type: ignore[import-not-found]
+    from utils.trainer_cls import PureCleanModelTrainer as Trainer  # type: ignore[import-not-found]
+
+    trained: list[torch.nn.Module] = []
+    train = Trainer.train_with_test_each_epoch_on_mix
+    save = save_load.save_defense_result
+
+    def training(self: Any, *args: Any, **more: Any) -> Any:
+        trained[:] = [self.model]
+        return train(self, *args, **more)
+
+    def saving(**given: Any) -> None:
+        if trained:
+            given["model"] = trained[0].cpu().state_dict()
+        save(**given)
+
+    Trainer.train_with_test_each_epoch_on_mix = training
+    save_load.save_defense_result = saving
+
+
 def answer(dataset: str, told: dict[str, Any], some_marked: bool) -> Any:
     """What takes the place of ``load_attack_result``.
 
@@ -180,10 +204,12 @@ def main() -> None:
     victim = torch.load("victim.pt", map_location="cpu", weights_only=True)
     if victim["ours"]:
         stand_in(script.stem, victim)
-    import utils.save_load_attack as save_load  # type: ignore[import-not-found]
+    import utils.save_load_attack as save_load
 
     # it evaluates the marked images by themselves
     save_load.load_attack_result = answer(known.dataset, victim, script.stem == "mcr")
+    if path == "defense/nc.py":
+        save_the_trained()
     told = overheard() if script.parent.name.startswith("detection") else None
     sys.argv = [str(script), *flags]
     runpy.run_path(str(script), run_name="__main__")
