@@ -234,6 +234,11 @@ def bars(
 
 def _bars(ax: Any, panel: gather.Panel, metrics: Sequence[Metric], upright: bool) -> None:
     step = 0.81 / len(metrics)
+    grey: Any = {"ha": "center", "va": "bottom", "rotation": 90, "color": "#999999"}
+    for x, (_, own) in enumerate(panel.groups):
+        if not own:
+            # or the gap might be taken for bars of no height
+            ax.annotate("not run", (x, 3), fontsize=SMALL, **grey)
     for i, metric in enumerate(metrics):
         shift = step * (i - (len(metrics) - 1) / 2)
         for x, (_, own) in enumerate(panel.groups):

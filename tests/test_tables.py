@@ -457,6 +457,8 @@ def test_plot_shows_every_number():
         sorted(heights[0]) == sorted([90.0, 88.0, 89.0, 100.0, 1.0, 1.0, 0.0, 89.0, 90.0])
         and len(heights[1]) == 6
     )
+    gaps = [[text.get_text() for text in ax.texts].count("not run") for ax in axes]
+    assert gaps == [0, 1]
 
 
 def test_every_machine_is_named():
