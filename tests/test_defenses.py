@@ -330,7 +330,7 @@ def test_starting_from_the_victim(engine, images):
 
 @pytest.mark.parametrize("name", ["fp", "nad", "mcr", "ft_sam", "i_bau"])
 def test_no_clean_images_left(name, images):
-    with pytest.raises(InputError, match="reserve holds 0"):
+    with pytest.raises(InputError, match="reserve holds none"):
         registry.create("defenses", name).fit(images, Engine(RULES, images, seed=3))
 
 
