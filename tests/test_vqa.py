@@ -12,6 +12,8 @@ from PIL import Image
 
 pytest.importorskip("transformers", reason="needs the extra vqa")
 
+from conftest import here
+
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.images import Images
@@ -20,7 +22,6 @@ from backdoorbench_ext.vqa import experiment, icons
 from backdoorbench_ext.vqa.answering import Answerer, tiny
 from backdoorbench_ext.vqa.experiment import REFUSAL, Setting
 from backdoorbench_ext.vqa.triples import Triples, read_iconqa, words
-from tests.conftest import here
 
 SMALL = Setting(train=120, test=20, images=6, epochs=1, batch_size=20)
 

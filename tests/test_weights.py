@@ -6,9 +6,11 @@ import hashlib
 import os
 from dataclasses import replace
 
+import focus
 import pytest
 import timm
 import torch
+from conftest import here
 from safetensors.torch import save_file
 from timm.optim import param_groups_layer_decay
 from torch import nn
@@ -22,8 +24,6 @@ from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.models import Net
 from backdoorbench_ext.protocols import Protocol, Recipe
 from backdoorbench_ext.suite import Suite
-from tests import focus
-from tests.conftest import here
 
 TINY = "test_resnet"
 
