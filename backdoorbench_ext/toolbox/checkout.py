@@ -41,7 +41,7 @@ ANY_NETWORK = (
     *("beatrix", "cd", "detection_pretrain.abl", "detection_pretrain.spectral", "scan", "strip"),
     *("detection_infer.strip", "teco"),
 )
-NEEDS_CUDA = ("dbd", "i-bau", "lira", "sentinet")
+NEEDS_CUDA = ("d-st", "dbd", "i-bau", "lira", "sentinet")
 # scripts that choose what they save by the test images, and how
 CHOSEN_ON_TESTS = {
     "anp": "the masks with the least test ASR",
