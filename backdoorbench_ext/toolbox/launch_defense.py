@@ -54,22 +54,25 @@ def stand_in(script: str, victim: dict[str, Any]) -> None:
     sys.path.append(str(Path(__file__).parents[2]))
     from backdoorbench_ext.models import create
 
-    def made(
-        _: str, num_classes: int, *__: Any, norm_layer: Any = None, **___: Any
-    ) -> torch.nn.Module:
+    def made(num_classes: int, norm_layer: Any = None) -> torch.nn.Module:
         net: torch.nn.Module = create(victim["ours"], num_classes)
         net.load_state_dict(victim["fresh"])
-        for place, norm in list(net.named_modules()):
-            if norm_layer is not None and isinstance(norm, torch.nn.BatchNorm2d):
-                net.set_submodule(
-                    place, norm_layer(norm.num_features, eps=norm.eps, momentum=norm.momentum)
-                )
+        if norm_layer is not None:
+            exchange_norms(net, norm_layer)
         return net
 
-    theirs.generate_cls_model = made
+    # what else they say of it (its name, the images' size) is the victim's
+    theirs.generate_cls_model = lambda name, num_classes, *rest, **more: made(num_classes)
     if script in MASKED:
-        own: Any = importlib.import_module(MASKED[script])
-        own.PreActResNet18 = lambda num_classes, **more: made("", num_classes, **more)
+        importlib.import_module(MASKED[script]).PreActResNet18 = made  # type: ignore[attr-defined]
+
+
+def exchange_norms(net: torch.nn.Module, norm_layer: Any) -> None:
+    """Put a norm of the class ``norm_layer`` in the place of every BatchNorm of images."""
+    for place, norm in list(net.named_modules()):
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            own = norm_layer(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+            net.set_submodule(place, own)
 
 
 def save_the_trained() -> None:
