@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from backdoorbench_ext.api import Defense, Images, option
+from backdoorbench_ext.elu import ELU
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.frequency import dct2
 
@@ -224,7 +225,7 @@ def ain(h: int, w: int, outputs: int) -> nn.Sequential:
     ) -> list[nn.Module]:
         return [
             nn.Conv2d(inputs, width, kernel, stride, 2 if kernel == 11 else kernel // 2, bias=bias),
-            nn.ELU(),
+            ELU(),
             nn.BatchNorm2d(width),
         ]
 

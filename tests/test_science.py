@@ -21,6 +21,7 @@ from backdoorbench_ext.augmentation import augment
 from backdoorbench_ext.benchmarks import fast_cifar10
 from backdoorbench_ext.defenses.cbd import dependence, discriminator, weights
 from backdoorbench_ext.defenses.mcci import MCCI, MindControl, Spectrum, TwoPaths, ain
+from backdoorbench_ext.elu import ELU
 from backdoorbench_ext.engine import Diverged, Engine, seed_of
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.frequency import dct2
@@ -109,6 +110,33 @@ def test_the_large_ain_trains():
     net = MCCI(images=2).fit(images, engine)
     assert net.ain[-1].in_features == 256 and engine.log_book.images == 8
     assert engine.predict(MCCI(images=2).finish(net, engine), images).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_elu_and_its_gradient_are_pytorchs(dtype):
+    made = torch.Generator().manual_seed(0)
+    # every bf16 number with an exponent that matters, and 13 images: a part and a half
+    numbers = torch.arange(2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    few = numbers[(numbers > 1e-4) & (numbers < 100)]
+    x = few[torch.randint(len(few), (13, 8, 16, 16), generator=made)]
+    x = (x * torch.randn(x.shape, generator=made).sign()).to(dtype)
+    x = x.to(memory_format=torch.channels_last)
+    slope = torch.randn(x.shape, generator=made).to(dtype)
+
+    ours = x.clone().requires_grad_()
+    theirs = x.clone().requires_grad_()
+    out = ELU()(ours)
+    expected = F.elu(theirs)
+    out.backward(slope)
+    expected.backward(slope)
+    assert out.dtype == dtype and out.is_contiguous(memory_format=torch.channels_last)
+    # a bf16 number has eight bits behind its first
+    torch.testing.assert_close(out, expected, rtol=2**-8, atol=1e-7)
+    assert (out != expected).float().mean() < 1e-3
+    assert torch.equal(ours.grad, theirs.grad)
+    edge = torch.tensor([math.inf, -math.inf, 0.0, math.nan]).to(dtype)
+    assert torch.equal(ELU()(edge).isnan(), torch.tensor([False, False, False, True]))
+    assert ELU()(edge)[:3].tolist() == [math.inf, -1, 0]
 
 
 def test_mind_control_is_the_full_network_on_a_fixed_spectrum():
