@@ -53,6 +53,7 @@ def causal(batches: int) -> tuple[str, ...]:
     return (
         f"cbd[t1_steps={t1}]",
         f"cbd[t1_steps={t1},variant=release]",
+        f"cbd[t1_steps={t1},t1_schedule=protocol]",
         f"cbd[t1_steps={t1},variant=release,t1_schedule=protocol]",
         "mcci[inference=avg]",
         "mcci[inference=sg]",

@@ -31,6 +31,10 @@ SUITE = Suite(
         "backdoorbench:ft-sam[epochs=10]",
         "clp",
         "backdoorbench:clp",
-        *(name for name in causal(BATCHES) if "protocol" in name or "lr=1.0" in name),
+        *(
+            name
+            for name in causal(BATCHES)
+            if "release,t1_schedule=protocol" in name or "lr=1.0" in name
+        ),
     ),
 )
