@@ -20,19 +20,27 @@ from backdoorbench_ext.api import Images, Repair, option
 from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.models import Net, Watch, last_stages
 
+# of WRN-16-1's maps at 32 pixels
+CELLS = (32**2, 16**2, 8**2)
+
 
 @dataclass(frozen=True)
 class NAD(Repair):
     """Teacher: the victim fine-tuned on clean images. Student: the victim, on cross-entropy and the
     distance of the attention maps of its last three resolutions from the teacher's. The learning
     rate falls tenfold after a fifth of each part, as in the release.
+
+    Maps are unit vectors, and in the paper (equation 2) their distance does not depend on how many
+    cells they have. The release takes the mean over the cells, and its weights belong to the maps
+    of WRN-16-1 at 32 pixels. On a network with fewer cells that mean would weigh several times as
+    much, and destroys the student. So the weights are those of WRN-16-1's maps on every network.
     """
 
     short: ClassVar[Mapping[str, Any]] = {"epochs": 1, "teacher_epochs": 1}
 
     # 1 let the rate fall every fifth, to 1e-5, and compared pre-activation networks behind the next
-    # stage's norm
-    version: ClassVar[int] = 2
+    # stage's norm; 2 took the mean over the cells of any network's maps, the same for WRN-16-1
+    version: ClassVar[int] = 3
     teacher_epochs: int = option(10, "of the teacher's fine-tuning", low=1)
     epochs: int = option(10, "of distillation", low=1)
     lr: float = option(0.1, "learning rate of both at the start", low=0)
@@ -63,15 +71,16 @@ class NAD(Repair):
         engine.probe("teacher", teacher)
         taught = Watch(teacher, names)
         learned = Watch(student, names)
+        betas = (self.beta1, self.beta2, self.beta3)[-len(names) :]
 
         def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             teacher(x)
             total = F.cross_entropy(net(x), y)
-            for name, beta in zip(
-                names, (self.beta1, self.beta2, self.beta3)[-len(names) :], strict=True
-            ):
-                total = total + beta * F.mse_loss(
-                    attention(learned.seen[name], self.p), attention(taught.seen[name], self.p)
+            for name, beta, cells in zip(names, betas, CELLS[-len(names) :], strict=True):
+                total = total + beta * distance(
+                    attention(learned.seen[name], self.p),
+                    attention(taught.seen[name], self.p),
+                    cells,
                 )
             return total
 
@@ -88,3 +97,10 @@ def attention(activations: Tensor, p: float) -> Tensor:
     (n, h * w).
     """
     return F.normalize(activations.float().abs().pow(p).mean(1).flatten(1))
+
+
+def distance(a: Tensor, b: Tensor, cells: int) -> Tensor:
+    """The squared distance of vectors (n, d), over so many ``cells``: its mean over the images,
+    scalar.
+    """
+    return F.mse_loss(a, b) * (a.shape[1] / cells)

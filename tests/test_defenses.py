@@ -21,7 +21,7 @@ from backdoorbench_ext.defenses.fp import Pruned, pruning
 from backdoorbench_ext.defenses.ft_sam import uphill
 from backdoorbench_ext.defenses.i_bau import hypergradient
 from backdoorbench_ext.defenses.mcr import Curve, bezier
-from backdoorbench_ext.defenses.nad import attention
+from backdoorbench_ext.defenses.nad import attention, distance
 from backdoorbench_ext.defenses.pdb import stamp
 from backdoorbench_ext.defenses.spectral import outlying
 from backdoorbench_ext.engine import Engine
@@ -190,6 +190,20 @@ def test_pre_activation_stages_end_before_the_next_norm():
     residual = last_stages(Net("resnet18_cifar", 10).eval(), x)
     assert residual == ["backbone.layer2", "backbone.layer3", "backbone.layer4"]
     assert len(last_stages(Net("vgg11_bn", 10).eval(), x)) == 3
+
+
+@pytest.mark.parametrize("side", [3, 8, 16])
+def test_nad_weighs_maps_of_any_size_alike(side):
+    """By hand: two cells of two images, of which one looks elsewhere. Unit vectors at right angles
+    have a squared distance of 2.
+    """
+    maps = torch.zeros(2, 5, side, side)
+    maps[:, :, 0, 0] = 7
+    moved = maps.clone()
+    moved[1, :, 0, 0] = 0
+    moved[1, :, 2, 1] = 0.1
+    gap = distance(attention(maps, 2), attention(moved, 2), 8**2)
+    assert gap == pytest.approx((0 + 2) / 2 / 64)
 
 
 def test_nads_rate_falls_once(engine, images, monkeypatch):
