@@ -112,8 +112,9 @@ def test_the_large_ain_trains():
     assert engine.predict(MCCI(images=2).finish(net, engine), images).isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_elu_and_its_gradient_are_pytorchs(dtype):
+@pytest.mark.parametrize(("dtype", "share"), [(torch.bfloat16, 1e-4), (torch.float32, 0)])
+def test_elu_and_its_gradient_are_pytorchs(dtype, share):
+    """In bf16 but for a ``share`` of the numbers, which round the other way."""
     made = torch.Generator().manual_seed(0)
     # every bf16 number with an exponent that matters, and 13 images: a part and a half
     numbers = torch.arange(2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
@@ -132,7 +133,7 @@ def test_elu_and_its_gradient_are_pytorchs(dtype):
     assert out.dtype == dtype and out.is_contiguous(memory_format=torch.channels_last)
     # a bf16 number has eight bits behind its first
     torch.testing.assert_close(out, expected, rtol=2**-8, atol=1e-7)
-    assert (out != expected).float().mean() < 1e-3
+    assert (out != expected).float().mean() <= share
     assert torch.equal(ours.grad, theirs.grad)
     edge = torch.tensor([math.inf, -math.inf, 0.0, math.nan]).to(dtype)
     assert torch.equal(ELU()(edge).isnan(), torch.tensor([False, False, False, True]))
