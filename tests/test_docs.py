@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from backdoorbench_ext import contract, metrics, registry
+from backdoorbench_ext import contract, metrics, registry, suite
 
 DOCS = Path(__file__).parents[1] / "docs"
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="not a checkout: no docs")
@@ -110,3 +110,14 @@ def test_abbreviations_are_explained(page):
     glossary = set(re.findall(r"\w+", (DOCS / "glossary.md").read_text()))
     unknown = {word for word in used if word.upper() not in parts}
     assert not unknown - glossary - set(EVERYDAY.split())
+
+
+def test_benchmarks_have_as_many_cells_as_their_page_says():
+    told = {}
+    rows = (DOCS / "benchmarks.md").read_text().splitlines()
+    for _, names, cells, *_ in (row.split("|") for row in rows if row.startswith("| `")):
+        counts = [int(count) for count in re.findall(r"\d+", cells)]
+        if counts:
+            told |= dict(zip(re.findall(r"`(\w+)`", names), counts, strict=True))
+    assert len(told) > 20
+    assert told == {name: len(suite.load(name).cells()) for name in told}
