@@ -40,8 +40,14 @@ class FinePruning(Repair):
         kept = pruning(z, clean.y, victim.head, self.drop)
         engine.log(**{"channels pruned": float((~kept).sum())})
         recipe = replace(engine.rules.recipe, optimizer="sgd", lr=self.lr, schedule="constant")
+        pruned = Pruned(victim, kept)
         engine.fit(
-            Pruned(victim, kept), clean, name="fine-tuning", epochs=self.epochs, recipe=recipe
+            pruned,
+            clean,
+            name="fine-tuning",
+            epochs=self.epochs,
+            recipe=recipe,
+            answers=lambda _: pruned,
         )
         with torch.no_grad():
             # the same as without the channels

@@ -24,10 +24,10 @@ from backdoorbench_ext.defenses.mcr import Curve, bezier
 from backdoorbench_ext.defenses.nad import attention, distance
 from backdoorbench_ext.defenses.pdb import stamp
 from backdoorbench_ext.defenses.spectral import outlying
-from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.engine import Audit, Engine
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.frame import frame
-from backdoorbench_ext.images import Images
+from backdoorbench_ext.images import Images, Poisoned
 from backdoorbench_ext.lab import Lab
 from backdoorbench_ext.models import Net, Watch, last_stages, norms
 from backdoorbench_ext.options import Options
@@ -108,6 +108,20 @@ def test_flooding():
 def test_isolation_takes_the_lowest_losses():
     assert sorted(isolate(torch.tensor([3.0, 0.1, 2.0, 0.2, 9.0]), 0.4).tolist()) == [1, 3]
     assert isolate(torch.tensor([3.0, 0.1]), 0.01).tolist() == [1], "at least one"
+
+
+def test_fine_pruning_is_audited_with_its_channels_cut(images):
+    test = make_images(40, seed=5)
+    mask = torch.ones(len(test), dtype=torch.bool)
+    triggered = Poisoned(test.x, test.y.roll(1), test.classes, test.y, mask, ~mask)
+    audit = Audit({"clean": images}, test, triggered)
+    engine = Engine(RULES, images, make_images(8, seed=9), seed=3, audit=audit)
+    net = defense("fp[epochs=2]").fit(images, engine)
+    hits = engine.measure(net, test, triggered)
+    for metric in ("ca", "asr", "arr"):
+        curve = engine.log_book.curves[f"fine-tuning, {metric.upper()}"]
+        assert len(curve) == 2
+        assert curve[-1] == pytest.approx(100 * float(hits[metric].float().mean()))
 
 
 def test_pruning_order():
