@@ -42,7 +42,11 @@ def names(kind: str) -> dict[str, str]:
     """Every name of a kind and one line on it."""
     if kind == "models":
         source = Path(__file__).with_name("networks.py")
-        return _functions(source, NETWORKS) | {"...": MORE_MODELS}
+        found = _functions(source, NETWORKS)
+        for name, dotted in registry.modules(kind).items():
+            file = registry.source(dotted)
+            found |= _functions(file, (name,)) if file else {}
+        return found | {"...": MORE_MODELS}
     if kind == "datasets":
         return DATASETS
     if kind == "protocols":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from .engine import Engine
 from .errors import InputError, told
 from .images import Images
 from .metrics import get
+from .models import Net
 from .networks import PlainNet
 from .protocols import CBD, Recipe
 
@@ -32,7 +34,7 @@ Made = TypeVar("Made")
 TARGET = 1
 # epochs of all stages together that a method may have with its ``short`` options
 MOST_EPOCHS = 40
-# of images whose trigger is computed alone, and among others
+# of what is computed in two ways
 ALIKE = 1e-5
 
 
@@ -323,6 +325,34 @@ def executor(name: str) -> None:
     must(sorted(map(tuple, handed)) == sorted(map(tuple, groups)), "every group must be run once")
 
 
+def network(name: str) -> None:
+    """Its embedding is (n, num_features), and its last layer makes the logits of that."""
+    net = Net(name, 7).eval()
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        z = net.features(x)
+        logits = net(x)
+        wide = net.num_features
+        must(z.shape == (2, wide), f"forward_head(pre_logits=True) must give (n, {wide})")
+        must(logits.shape == (2, 7), "it must give as many logits as num_classes")
+        alike = torch.allclose(net.backbone(x), logits, atol=ALIKE)
+        must(alike, "forward must be the last layer of the embedding")
+
+
+def trains(name: str) -> None:
+    """As No Defense, by gradients that reach every weight."""
+    images = make_images()
+    rules = dataclasses.replace(RULES, model=name)
+    own = Engine(rules, images, seed=3)
+    net = own.new_model()
+    F.cross_entropy(net(own.to_float(images.x)), images.y).backward()
+    trained = [(which, p) for which, p in net.named_parameters() if p.requires_grad]
+    idle = [which for which, p in trained if p.grad is None]
+    must(not idle, f"weights without a gradient: {', '.join(idle)}")
+    logits = own.predict(own.fit(net, images), images)
+    must(logits.isfinite().all(), "logits must be finite")
+
+
 def checks(kind: str, name: str, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """What a method is checked for, and how; ``folder`` for what trainings save."""
     if kind == "benchmarks":
@@ -330,6 +360,10 @@ def checks(kind: str, name: str, folder: Path) -> Iterator[tuple[str, Callable[[
         return
     if kind == "metrics":
         yield "its numbers", partial(metric, name)
+        return
+    if kind == "models":
+        yield "its embedding and logits", partial(network, name)
+        yield "it trains", partial(trains, name)
         return
     yield "its file and options", partial(file, kind, name)
     if kind == "executors":

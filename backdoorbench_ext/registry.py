@@ -272,12 +272,12 @@ def create(kind: str, text: str) -> Any:
 
 
 def add_file(path: Path) -> list[tuple[str, str]]:
-    """Register one Python file under its name, as whatever it defines; the (kind, name) pairs that
-    it adds.
+    """Register one Python file under its name, as whatever it defines, and the networks that it
+    registers in timm under theirs; the (kind, name) pairs that it adds.
 
     Raises:
-        InputError: the file is missing, cannot be imported, defines neither an attack nor a defense
-            nor a benchmark, or takes a name that is in use.
+        InputError: the file is missing, cannot be imported, defines nothing of these kinds, or
+            takes a name that is in use.
     """
     if not path.is_file():
         raise InputError(f"plugin {path}: no such file")
@@ -285,22 +285,52 @@ def add_file(path: Path) -> list[tuple[str, str]]:
     spec = importlib.util.spec_from_file_location(dotted, path)
     if spec is None or spec.loader is None:
         raise InputError(f"plugin {path}: not a Python file")
+    networks = _networks(path)
+    for name in networks:
+        if _plugins.get(("models", name)) != dotted and _is_network(name):
+            raise InputError(f"plugin {path}: there is a network {name!r}; rename the function")
     mod = importlib.util.module_from_spec(spec)
     sys.modules[dotted] = mod
     try:
-        spec.loader.exec_module(mod)
+        with warnings.catch_warnings():
+            # timm's word on a file that is read again
+            warnings.filterwarnings("ignore", "Overwriting")
+            spec.loader.exec_module(mod)
     # a file may do anything, even end the process
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         raise InputError(f"plugin {path} cannot be imported: {told(error)}") from error
     kinds = [kind for kind in BASES if methods(mod, kind)]
     kinds += [kind for kind, name in OBJECTS.items() if hasattr(mod, name)]
-    if not kinds:
-        raise InputError(f"plugin {path} defines no Attack, Defense, Executor, SUITE or METRIC")
+    if not kinds and not networks:
+        raise InputError(
+            f"plugin {path} defines no Attack, Defense, Executor, SUITE, METRIC or network"
+        )
     for kind in kinds:
         if modules(kind).get(path.stem, dotted) != dotted:
             raise InputError(f"plugin {path}: {kind} already have a {path.stem!r}; rename the file")
-        _plugins[kind, path.stem] = dotted
-    return [(kind, path.stem) for kind in kinds]
+    found = [(kind, path.stem) for kind in kinds] + [("models", name) for name in networks]
+    _plugins.update(dict.fromkeys(found, dotted))
+    return found
+
+
+def _networks(path: Path) -> list[str]:
+    """The functions of a file that are decorated with timm's ``register_model``."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    # importing it will say so
+    except (OSError, SyntaxError, ValueError):
+        return []
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return [
+        function.name
+        for function in functions
+        if any(ast.unparse(own).endswith("register_model") for own in function.decorator_list)
+    ]
+
+
+def _is_network(name: str) -> bool:
+    known = importlib.import_module("backdoorbench_ext.models").known()
+    return bool(known.is_model(name))
 
 
 def added() -> tuple[Path, ...]:

@@ -58,6 +58,12 @@ def test_adding_more(tmp_path):
     assert list(executor.run(groups, Works(), None)) == [["b"], ["a"]]
 
 
+def test_adding_a_network(tmp_path):
+    assert example("adding-a-network.md", 0, tmp_path / "small.py") == [("models", "small")]
+    checks = [check for _, check in contract.checks("models", "small", tmp_path)]
+    assert [contract.outcome(check) for check in checks] == ["", ""]
+
+
 def sentences(text):
     """The words of each sentence of a page: no code, no tables, no headings."""
     text = re.sub(r"```.*?```", "", text, flags=re.S)

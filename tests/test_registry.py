@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 
-from backdoorbench_ext import registry
+from backdoorbench_ext import catalogue, contract, models, registry
 from backdoorbench_ext.api import Attack
 from backdoorbench_ext.errors import InputError
 
@@ -29,6 +29,44 @@ class Smooth(Defense):
             return F.cross_entropy(net(x), y, label_smoothing=self.amount)
 
         return engine.fit(engine.new_model(), train, loss=loss)
+'''
+
+# its embedding is not what its last layer sees, and nothing trains one weight
+NETWORK = '''
+import torch
+from timm.models import register_model
+from torch import nn
+
+
+class Odd(nn.Module):
+    num_features = 3
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.idle = nn.Parameter(torch.zeros(1))
+        self.fc = nn.Linear(3, num_classes)
+
+    def forward_features(self, x):
+        return x
+
+    def forward_head(self, x, pre_logits=False):
+        x = x.mean((2, 3))
+        return x if pre_logits else self.fc(x * 2)
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self):
+        return self.fc
+
+
+@register_model
+def {name}(pretrained=False, num_classes=10, **options):
+    """Odd.
+
+    More.
+    """
+    return Odd(num_classes)
 '''
 
 
@@ -106,8 +144,10 @@ def test_plugin(plugin):
     [
         ("missing", None, "no such file"),
         ("broken", "import nothing_of_this_name", "cannot be imported: ModuleNotFoundError"),
-        ("empty", "x = 1", "defines no Attack, Defense, Executor, SUITE or METRIC"),
+        ("empty", "x = 1", "defines no Attack, Defense, Executor, SUITE, METRIC or network"),
         ("cbd", DEFENSE, "already have a 'cbd'"),
+        ("theirs", NETWORK.format(name="resnet18"), "there is a network 'resnet18'; rename"),
+        ("ours", NETWORK.format(name="fastnet"), "there is a network 'fastnet'; rename"),
     ],
 )
 def test_bad_plugin(plugin, name, text, says):
@@ -116,6 +156,26 @@ def test_bad_plugin(plugin, name, text, says):
         file.write_text(text)
     with pytest.raises(InputError, match=says):
         registry.add_file(file)
+
+
+def test_a_network_of_ones_own(plugin, recwarn):
+    plugin.write_text(NETWORK.format(name="odd"))
+    # a worker reads the file again
+    for _ in range(2):
+        assert registry.add_file(plugin) == [("models", "odd")]
+    assert not recwarn.list
+    assert registry.added() == (plugin,)
+    models.check("odd")
+    assert catalogue.names("models")["odd"] == "Odd."
+    said = [contract.outcome(check) for _, check in contract.checks("models", "odd", plugin)]
+    assert said == [
+        "forward must be the last layer of the embedding",
+        "weights without a gradient: backbone.idle",
+    ]
+    other = plugin.with_name("other.py")
+    other.write_text(NETWORK.format(name="odd"))
+    with pytest.raises(InputError, match="there is a network 'odd'"):
+        registry.add_file(other)
 
 
 def test_one_method_a_file(plugin):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from conftest import RULES, make_images
 from torch import nn
 
-from backdoorbench_ext import datasets, models, records, registry, suite
+from backdoorbench_ext import contract, datasets, models, records, registry, suite
 from backdoorbench_ext.api import Attack
 from backdoorbench_ext.attacks.badnets import BadNets
 from backdoorbench_ext.attacks.blend import Blend, picture
@@ -386,13 +386,7 @@ def test_protocols_are_the_papers():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_keep_timms_contract(name):
-    net = Net(name, 7)
-    with torch.no_grad():
-        x = torch.rand(2, 3, 32, 32)
-        z = net.eval().features(x)
-        assert z.shape == (2, net.num_features)
-        torch.testing.assert_close(net.head(z), net(x))
-        torch.testing.assert_close(net.backbone(x), net(x))
+    contract.network(name)
     expected = {
         "wrn16_1": 175_000,
         "resnet18_cifar": 11_172_000,

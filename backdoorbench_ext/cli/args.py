@@ -55,8 +55,8 @@ Plugins = Annotated[
         callback=_register,
         # before the options whose values may be names that a plugin brings
         is_eager=True,
-        help="a .py file with an attack, a defense, an executor, a SUITE or a METRIC; may be given "
-        "several times",
+        help="a .py file with an attack, a defense, an executor, a SUITE, a METRIC or a network; "
+        "may be given several times",
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")]

@@ -89,7 +89,7 @@ def check(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help=".py files with an attack, a defense, an executor, a SUITE or a METRIC",
+            help=".py files with an attack, a defense, an executor, a SUITE, a METRIC or a network",
         ),
     ],
 ) -> None:
