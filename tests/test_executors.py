@@ -260,3 +260,11 @@ def test_other_protocols_stay_apart(tmp_path, capsys):
         grid.save(tmp_path / name)
     assert here("merge", tmp_path / "a", tmp_path / "b", "--to", tmp_path / "c") == 2
     assert "b has another protocol than" in capsys.readouterr().err
+
+
+def test_a_network_that_is_not_at_hand_is_joined_all_the_same(tmp_path, capsys):
+    """Records are enough: the plugin that made theirs may be on the other machine."""
+    GRID.changed(model="not_at_hand").save(tmp_path / "a")
+    assert here("merge", tmp_path / "a", "--to", tmp_path / "b") == 0
+    cells = len(GRID.unresolved())
+    assert f"0 new records, 0 of {cells} cells" in capsys.readouterr().err

@@ -162,8 +162,9 @@ def merge(
     from .. import merge as merging
 
     grid, new = merging.merge(folders, to)
-    done = sum((to / cell.path).exists() for cell in grid.cells())
-    say(f"{to}: {new} new records, {done} of {len(grid.cells())} cells")
+    # records are enough: a plugin of theirs may not be at hand
+    done = sum((to / cell.path).exists() for cell in grid.known())
+    say(f"{to}: {new} new records, {done} of {len(grid.unresolved())} cells")
     _write(grid, to, suite.AXES)
 
 
