@@ -335,8 +335,9 @@ def network(name: str) -> None:
         wide = net.num_features
         must(z.shape == (2, wide), f"forward_head(pre_logits=True) must give (n, {wide})")
         must(logits.shape == (2, 7), "it must give as many logits as num_classes")
-        alike = torch.allclose(net.backbone(x), logits, atol=ALIKE)
-        must(alike, "forward must be the last layer of the embedding")
+        for whole in (net.head(z), net.backbone(x)):
+            alike = torch.allclose(whole, logits, rtol=1.3e-6, atol=ALIKE)
+            must(alike, "forward must be the last layer of the embedding")
 
 
 def trains(name: str) -> None:

@@ -329,8 +329,9 @@ def _networks(path: Path) -> list[str]:
 
 
 def _is_network(name: str) -> bool:
-    known = importlib.import_module("backdoorbench_ext.models").known()
-    return bool(known.is_model(name))
+    from .models import known
+
+    return bool(known().is_model(name))
 
 
 def added() -> tuple[Path, ...]:
