@@ -122,15 +122,23 @@ class FastNet(Pooled):
     The first layer sees patches of 2x2 pixels along their principal axes, each scaled to variance 1
     and in both signs; it comes from the training images (``start``) and is not trained. The idea
     and the frame are those of Page (2018, https://myrtle.ai/learn/how-to-train-your-resnet) and
-    Jordan (2024, https://arxiv.org/abs/2404.00498).
+    Jordan (2024, https://arxiv.org/abs/2404.00498). If not ``whitened``, that layer starts at
+    random and is trained.
     """
 
     patches: Tensor
 
-    def __init__(self, widths: tuple[tuple[int, int], ...], num_classes: int) -> None:
+    def __init__(
+        self, widths: tuple[tuple[int, int], ...], num_classes: int, whitened: bool = True
+    ) -> None:
         super().__init__()
-        # a buffer: whatever freezes, prunes or fine-tunes weights leaves it as it is
-        self.register_buffer("patches", torch.randn(24, 3, 2, 2) / 12**0.5)
+        self.whitened = whitened
+        patches = torch.randn(24, 3, 2, 2) / 12**0.5
+        if whitened:
+            # a buffer: whatever freezes, prunes or fine-tunes weights leaves it as it is
+            self.register_buffer("patches", patches)
+        else:
+            self.patches = nn.Parameter(patches)
         self.bias = nn.Parameter(torch.zeros(24))
         stages: list[nn.Module] = []
         inputs = 24
@@ -154,8 +162,9 @@ class FastNet(Pooled):
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
         """Whiten patches as those of images float (n, 3, h, w) are."""
-        axes = whitening(x)
-        self.patches.copy_(torch.cat((axes, -axes)))
+        if self.whitened:
+            axes = whitening(x)
+            self.patches.copy_(torch.cat((axes, -axes)))
 
     def forward_features(self, x: Tensor) -> Tensor:
         out: Tensor = self.stages(F.relu(F.conv2d(x, self.patches, self.bias), inplace=True))
@@ -245,6 +254,12 @@ def cnn5(pretrained: bool = False, num_classes: int = 10, **_: Any) -> PlainNet:
 def fastnet(pretrained: bool = False, num_classes: int = 10, **_: Any) -> FastNet:
     """The network of the protocol ``fast``: 256 features, 1.1 million parameters."""
     return FastNet(((32, 64), (128, 128), (256, 256)), num_classes)
+
+
+@register_model
+def fastnet_unwhitened(pretrained: bool = False, num_classes: int = 10, **_: Any) -> FastNet:
+    """``fastnet`` with a first layer that is trained: 256 features, 1.1 million parameters."""
+    return FastNet(((32, 64), (128, 128), (256, 256)), num_classes, whitened=False)
 
 
 @register_model

@@ -15,6 +15,7 @@ from .errors import InputError, nearest
 NETWORKS = (
     "cnn5",
     "fastnet",
+    "fastnet_unwhitened",
     "fastnet_l",
     "wrn16_1",
     "wrn40_1",

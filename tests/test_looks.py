@@ -1,22 +1,17 @@
 """The scripts behind the results pages, on a handful of digits."""
 
 import sys
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import RULES, make_images
+from conftest import RULES
 from scipy.fftpack import dct
 
-from backdoorbench_ext import registry
 from backdoorbench_ext.benchmarks.looks import channels, isolation, mcci_release, spectra
-from backdoorbench_ext.engine import Engine
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.frequency import dct2
 from backdoorbench_ext.lab import Lab
-from backdoorbench_ext.models import parameters
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.suite import Suite
 
@@ -101,22 +96,3 @@ def test_mcci_beside_a_release(tmp_path, capsys, monkeypatch):
     assert torch.allclose(
         dct2(torch.from_numpy(pixels).float()), torch.tensor(theirs).float(), atol=1e-3
     )
-
-
-def test_fastnet_unwhitened(images, monkeypatch):
-    """The same network, but for a first layer that is trained and takes nothing from images."""
-    monkeypatch.setattr(registry, "_plugins", {})
-    registry.add_file(Path(channels.__file__).with_name("unwhitened.py"))
-    sets = (images, make_images(seed=5))
-
-    def started(model):
-        for seen in sets:
-            torch.manual_seed(0)
-            yield Engine(replace(RULES, model=model), seen).new_model()
-
-    whitened = list(started("fastnet"))
-    plain = list(started("fastnet_unwhitened"))
-    assert not torch.equal(*(net.backbone.patches for net in whitened))
-    assert torch.equal(*(net.backbone.patches for net in plain))
-    assert plain[0].backbone.patches.requires_grad
-    assert parameters(plain[0]) - parameters(whitened[0]) == 24 * 3 * 2 * 2

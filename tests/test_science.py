@@ -417,6 +417,23 @@ def test_the_fast_network_whitens_patches_of_the_training_images():
     torch.testing.assert_close(patches[12:], -patches[:12])
 
 
+def test_fastnet_unwhitened(images):
+    """The same network, but for a first layer that is trained and takes nothing from images."""
+    sets = (images, make_images(seed=5))
+
+    def started(model):
+        for seen in sets:
+            torch.manual_seed(0)
+            yield Engine(replace(RULES, model=model), seen).new_model()
+
+    whitened = list(started("fastnet"))
+    plain = list(started("fastnet_unwhitened"))
+    assert not torch.equal(*(net.backbone.patches for net in whitened))
+    assert torch.equal(*(net.backbone.patches for net in plain))
+    assert plain[0].backbone.patches.requires_grad
+    assert parameters(plain[0]) - parameters(whitened[0]) == 24 * 3 * 2 * 2
+
+
 def test_lengths_under_the_fast_protocol_follow_from_the_papers():
     """A tenth of those of the papers' hundred epochs, as --scale 0.1 has it; T1 half an epoch."""
     assert FAST.recipe.epochs == 10
