@@ -115,6 +115,10 @@ class PlainNet(Pooled):
         return out
 
 
+# of fastnet, and of the network beside it that differs in the first layer alone
+FAST_WIDTHS = ((32, 64), (128, 128), (256, 256))
+
+
 class FastNet(Pooled):
     """A wide and shallow network for small images that a CPU trains in minutes: whitened patches,
     then three times convolution, max-pooling, convolution.
@@ -253,13 +257,13 @@ def cnn5(pretrained: bool = False, num_classes: int = 10, **_: Any) -> PlainNet:
 @register_model
 def fastnet(pretrained: bool = False, num_classes: int = 10, **_: Any) -> FastNet:
     """The network of the protocol ``fast``: 256 features, 1.1 million parameters."""
-    return FastNet(((32, 64), (128, 128), (256, 256)), num_classes)
+    return FastNet(FAST_WIDTHS, num_classes)
 
 
 @register_model
 def fastnet_unwhitened(pretrained: bool = False, num_classes: int = 10, **_: Any) -> FastNet:
     """``fastnet`` with a first layer that is trained: 256 features, 1.1 million parameters."""
-    return FastNet(((32, 64), (128, 128), (256, 256)), num_classes, whitened=False)
+    return FastNet(FAST_WIDTHS, num_classes, whitened=False)
 
 
 @register_model
