@@ -21,7 +21,7 @@ from .errors import InputError, one_line, reason
 from .files import write_text
 from .metrics import unpack
 from .reading import Count, Number, Text, content, parsed
-from .suite import Cell, Suite, digest
+from .suite import Cell, Suite, digest, matching
 
 # 1 had counts alone; 2 holds the hits image by image beside them
 FORMAT = 2
@@ -162,28 +162,45 @@ def read_all(folder: Path) -> list[Record]:
     return [read(path) for path in sorted(folder.rglob("rate*-seed*.json"))]
 
 
-def of_grid(grid: Suite, folder: Path) -> list[Record]:
-    """The records of a grid's cells. Records alone are enough: where a method has become another
-    version, or its plugin is not at hand, a cell has the latest that was made of it.
+def of_grid(grid: Suite, folder: Path, only: str = "") -> list[Record]:
+    """The records of a grid's cells, of those whose path contains what ``only`` says (as
+    ``suite.matching``). Records alone are enough: where a method has become another version, or its
+    plugin is not at hand, a cell has the latest that was made of it.
+
+    Raises:
+        InputError: words of ``only`` that no record has.
     """
     try:
         cells = grid.cells()
     except InputError:
         cells = grid.unresolved()
-    kept = (_of_cell(cell, folder) for cell in cells)
-    return [record for record in kept if record is not None]
+    there: dict[Path, Record] = {}
+    for cell in cells:
+        there |= _of_cell(cell, folder)
+    if not only or not there:
+        return list(there.values())
+    hint = f"`bbx status {grid.name}` shows them"
+    wanted = matching(there, only, f"record of {grid.name}", hint)
+    return [record for path, record in there.items() if path in wanted]
 
 
-def _of_cell(cell: Cell, folder: Path) -> Record | None:
+def _of_cell(cell: Cell, folder: Path) -> dict[Path, Record]:
+    """A cell's record by its path in the folder, if there is one."""
     path = None
     with suppress(InputError):
-        path = folder / cell.path
-    if path and path.exists():
-        return read(path)
+        path = cell.path
+    if path and (folder / path).exists():
+        return {path: read(folder / path)}
     rules = json.loads(json.dumps(cell.rules.spec()))
-    made = map(read, sorted((folder / cell.place).glob(f"{cell.stem}-*.json")))
-    same = [r for r in made if r["cell"] == cell.names and r["spec"]["protocol"] == rules]
-    return max(same, key=_versions, default=None)
+    files = sorted((folder / cell.place).glob(f"{cell.stem}-*.json"))
+    made = {file.relative_to(folder): read(file) for file in files}
+    same = {
+        path: record
+        for path, record in made.items()
+        if record["cell"] == cell.names and record["spec"]["protocol"] == rules
+    }
+    latest = max(same, key=lambda path: _versions(same[path]), default=None)
+    return {latest: same[latest]} if latest else {}
 
 
 def outdated(there: Sequence[Record], kind: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -129,6 +129,23 @@ class Resolver:
             rules = protocol.on(dataset)
             self._rules[key] = (protocol, rules, json.dumps(rules.spec(), sort_keys=True))
         return self._rules[key][1:]
+
+
+def matching(paths: Iterable[Path], only: str, what: str, hint: str) -> set[Path]:
+    """The paths that contain each word of ``only``. A ``|`` stands between words that may be met in
+    place of others.
+
+    Raises:
+        InputError: words that no path has, told by ``what`` has none and the ``hint``.
+    """
+    texts = {path: str(path) for path in paths}
+    wanted: set[Path] = set()
+    for words in only.split("|"):
+        found = {path for path, text in texts.items() if all(w in text for w in words.split())}
+        if not found or ("|" in only and not words.strip()):
+            raise InputError(f"no {what} has {words.strip()!r} in its path; {hint}")
+        wanted |= found
+    return wanted
 
 
 @dataclass(frozen=True)
@@ -257,9 +274,8 @@ class Suite:
                 raise InputError(f"suite {self.name!r}: control characters in its {axis}")
 
     def cells(self, only: str = "", resolver: Resolver | None = None) -> list[Cell]:
-        """The cells whose path contains each word of ``only``, those that share a training beside
-        each other. A ``|`` stands between words that may be met in place of others. ``resolver``:
-        what looks their names up, a new one unless told.
+        """The cells whose path contains what ``only`` says (as ``matching``), those that share a
+        training beside each other. ``resolver``: what looks their names up, a new one unless told.
 
         Raises:
             InputError: an unknown name or option, a network that timm does not know, or words that
@@ -270,17 +286,8 @@ class Suite:
 
             models.check(self.protocol.model)
         cells = self.unresolved(resolver)
-        wanted: set[Path] = set()
-        for words in only.split("|"):
-            found = {
-                cell.path for cell in cells if all(word in str(cell.path) for word in words.split())
-            }
-            if not found or ("|" in only and not words.strip()):
-                raise InputError(
-                    f"no cell of {self.name} has {words.strip()!r} in its path; "
-                    f"`bbx run {self.name} --dry-run` shows them"
-                )
-            wanted |= found
+        hint = f"`bbx run {self.name} --dry-run` shows them"
+        wanted = matching([cell.path for cell in cells], only, f"cell of {self.name}", hint)
         kept = [cell for cell in cells if cell.path in wanted]
         order = {cell.key: i for i, cell in reversed(list(enumerate(kept)))}
         return sorted(kept, key=lambda cell: order[cell.key])

@@ -269,6 +269,36 @@ def test_records_alone_are_enough(tmp_path, monkeypatch, capsys):
     assert records.of_grid(other, folder) == []
 
 
+def test_a_part_of_a_grid(tmp_path, capsys):
+    """--only, for tables, plots, ranks and comparisons, by the words that a run has; also where a
+    name of the grid is not known here.
+    """
+    folder = tmp_path / "paper"
+    suite = replace(SUITE, defenses=("none", "cbd", "fp"))
+    for cell in suite.cells():
+        one = record(cell.attack, cell.defense, 900, 9 if cell.defense == "fp" else 800, 10)
+        records.write(folder / cell.path, one | {"spec": cell.spec})
+    for grid in (suite, replace(suite, defenses=("none", "cbd", "fp", "lost"))):
+        grid.save(folder)
+        assert here("table", folder, "--only", "badnets /none/ | badnets/fp") == 0
+        told = capsys.readouterr().out
+        assert "No Defense" in told and "FP" in told and "CBD" not in told and "Blend" not in told
+    suite.save(folder)
+    assert here("rank", folder, "--only", "/none/ | /cbd/") == 0
+    told = capsys.readouterr().out
+    assert "CBD" in told and "FP" not in told
+    assert here("compare", folder, "fp", "none", "--only", "badnets") == 0
+    assert "Blend" not in capsys.readouterr().out
+    assert here("compare", folder, "fp", "none", "--only", "/none/") == 2
+    assert "no 'fp' among the defenses with records" in capsys.readouterr().err
+    assert here("plot", "bars", folder, "--only", "blend", "--format", "svg") == 0
+    drawn = (folder / "plot.svg").read_text()
+    assert "Blend" in drawn and "BadNets" not in drawn
+    for command in ("table", "rank", "plot"):
+        assert here(command, folder, "--only", "wanet") == 2
+        assert "no record of paper has 'wanet' in its path" in capsys.readouterr().err
+
+
 def test_style():
     found = [record("badnets", defense, 900, 9, 810) for defense in ("none", "cbd")]
     full = tables.render(found, SUITE, "latex", style=layout.Style(caption="full"))

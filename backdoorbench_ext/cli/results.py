@@ -74,6 +74,7 @@ def status(
 @command(
     "bbx table demo --format latex",
     "bbx table runs/demo --metrics ca,asr,der --highlight cbd",
+    "bbx table runs/demo --only '/none/ | /cbd'",
 )
 def table(
     name: args.Name,
@@ -100,6 +101,7 @@ def table(
     ] = "",
     scale: args.Scale = None,
     to: args.Out = Path("runs"),
+    only: args.Only = "",
     plugin: args.Plugins = args.NO_FILES,
 ) -> None:
     """Print a suite's table, from the records that there are."""
@@ -109,7 +111,7 @@ def table(
     if against not in ("", "reported"):
         raise InputError(f"--against must be reported, not {against!r}")
     grid, folder = grid_of(name, to, scale)
-    there = records.of_grid(grid, folder)
+    there = records.of_grid(grid, folder, only)
     text = tables.render(there, grid, form, bool(against), style)
     print(text, end="")
 
@@ -123,13 +125,14 @@ def rank_(
     form: Annotated[str, typer.Option("--format", help="markdown or latex")] = "markdown",
     scale: args.Scale = None,
     to: args.Out = Path("runs"),
+    only: args.Only = "",
     plugin: args.Plugins = args.NO_FILES,
 ) -> None:
     """Who leads over all attacks, and how sure that is."""
     from .. import ranking
 
     grid, folder = grid_of(name, to, scale)
-    there = _current(grid, folder)
+    there = _current(grid, folder, only)
     print(ranking.render(ranking.rank(there, grid), grid, form), end="")
 
 
@@ -150,6 +153,7 @@ def compare_(
     form: Annotated[str, typer.Option("--format", help="markdown, latex or json")] = "markdown",
     scale: args.Scale = None,
     to: args.Out = Path("runs"),
+    only: args.Only = "",
     plugin: args.Plugins = args.NO_FILES,
 ) -> None:
     """Is A better than B, and how sure is that: paired by image and by seed, attack by attack."""
@@ -158,7 +162,7 @@ def compare_(
     if bool(baseline) == bool(first) or bool(first) != bool(second):
         raise InputError("give two defenses, or --baseline and one")
     grid, folder = grid_of(name, to, scale)
-    there = _current(grid, folder)
+    there = _current(grid, folder, only)
     pairs = [(first, second)] if first else compare.against(there, grid, baseline)
     found = [compare.compare(there, grid, a, b) for a, b in pairs]
     print(compare.render(found, grid, form), end="")
@@ -212,7 +216,7 @@ def plot(
 
     page = plots.inches(width)
     if kind in plots.DRAWINGS:
-        there = records.of_grid(grid, folder)
+        there = records.of_grid(grid, folder, only)
         drawn = plots.DRAWINGS[kind](there, grid, chosen(shown), page=page)
     elif kind == "tsne":
         names = {datasets.NAMES.get(registry.parse(text)[0]) for text in grid.datasets}
@@ -289,15 +293,15 @@ def cite_(
     print(cite(asked, attacks, defenses), end="")
 
 
-def _current(grid: Suite, folder: Path) -> list[records.Record]:
+def _current(grid: Suite, folder: Path, only: str) -> list[records.Record]:
     """The records that methods may be judged by.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or none whose path contains what ``only`` says.
     """
     from .. import gather
 
-    there = records.of_grid(grid, folder)
+    there = records.of_grid(grid, folder, only)
     old = [name for kind in ("attack", "defense") for name in records.outdated(there, kind)]
     if old:
         say(f"left out, made by earlier versions: {', '.join(old)}")
