@@ -77,6 +77,8 @@ STYLE: Any = {
     "axes.spines.right": False,
     # a path with two dollar signs is no formula
     "text.parse_math": False,
+    # or the names of an SVG's parts would be others in every file
+    "svg.hashsalt": "bbx",
 }
 WORDS = {
     "ca": "CA, clean accuracy",
@@ -706,7 +708,7 @@ def svg(figure: Figure) -> bytes:
     """
     buffer = io.BytesIO()
     _draw_as_text(figure)
-    with plt.rc_context({"svg.hashsalt": "bbx"}), warnings.catch_warnings():
+    with plt.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     plt.close(figure)

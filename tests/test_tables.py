@@ -294,6 +294,18 @@ def test_a_part_of_a_grid(tmp_path, capsys):
     assert here("plot", "bars", folder, "--only", "blend", "--format", "svg") == 0
     drawn = (folder / "plot.svg").read_text()
     assert "Blend" in drawn and "BadNets" not in drawn
+    part = ("plot", folder, "--only", "blend", "--to")
+    capsys.readouterr()
+    assert here(*part, tmp_path / "figures" / "blend.svg") == 0
+    assert capsys.readouterr().out == f"{tmp_path}/figures/blend.svg\n"
+    assert here(*part, tmp_path / "figures", "--format", "svg") == 0
+    assert (tmp_path / "figures" / "plot.svg").read_text() == drawn
+    assert here(*part, tmp_path / "v1.0", "--format", "svg") == 0
+    assert (tmp_path / "v1.0.svg").read_text() == drawn
+    assert here(*part, "blend.svg", "--format", "png") == 2
+    assert "either --format or an ending of --to" in capsys.readouterr().err
+    assert here(*part, "blend.jpg") == 2
+    assert "format must be pdf, png or svg, not 'jpg'" in capsys.readouterr().err
     for command in ("table", "rank", "plot"):
         assert here(command, folder, "--only", "wanet") == 2
         assert "no record of paper has 'wanet' in its path" in capsys.readouterr().err

@@ -171,6 +171,7 @@ def compare_(
 @command(
     "bbx plot demo",
     "bbx plot heatmap runs/demo --width column",
+    "bbx plot heatmap demo --metrics asr --only '/none/ | /cbd' --to figures/asr.pdf",
     "bbx plot gallery attacks --data DIR",
 )
 def plot(
@@ -183,8 +184,12 @@ def plot(
     ],
     name: Annotated[str, typer.Argument(hidden=True)] = "",
     form: Annotated[
-        str, typer.Option("--format", help="pdf, png or svg, several with commas")
-    ] = "pdf,png",
+        str,
+        typer.Option(
+            "--format",
+            help="pdf, png or svg, several with commas; pdf,png if not told by --to's ending",
+        ),
+    ] = "",
     width: Annotated[
         str,
         typer.Option(
@@ -194,8 +199,15 @@ def plot(
         ),
     ] = "",
     shown: args.Metrics = args.COUNTED,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            help="the picture to write, or its folder: figures/asr.pdf; the suite's if not given",
+        ),
+    ] = None,
     scale: args.Scale = None,
-    to: args.Out = Path("runs"),
+    out_: args.Out = Path("runs"),
     data: args.Data = None,
     device: args.Device = "auto",
     only: args.Only = "",
@@ -207,11 +219,13 @@ def plot(
     kind, name = (kind, name) if name else ("bars", kind)
     if kind not in DRAWINGS:
         raise nearest(kind, DRAWINGS, "drawings")
-    formats = form.split(",")
-    for one in formats:
-        if one not in FORMATS:
-            raise InputError(f"format must be pdf, png or svg, not {one!r}")
-    grid, folder = grid_of(name, to, scale)
+    grid, folder = grid_of(name, out_, scale)
+    usual = "plot" if kind == "bars" else kind
+    if to is None:
+        to = folder / usual
+    elif to.is_dir():
+        to = to / usual
+    stem, formats = _file(to, form)
     from .. import datasets, pictures, plots
 
     page = plots.inches(width)
@@ -225,8 +239,28 @@ def plot(
     else:
         options = Options(out=folder.parent, data=data, device=device, plugins=tuple(plugin))
         drawn = pictures.gallery(_specimens(grid, only, options), page=page)
-    for file in plots.save(drawn, folder / ("plot" if kind == "bars" else kind), formats):
+    for file in plots.save(drawn, stem, formats):
         print(file)
+
+
+def _file(to: Path, form: str) -> tuple[Path, list[str]]:
+    """A picture's path without its ending, and the formats to write it in.
+
+    Raises:
+        InputError: an unknown format, or an ending beside ``form``.
+    """
+    ending = to.suffix[1:]
+    # figures/v1.0 has none
+    if ending.isalpha():
+        if form:
+            raise InputError(f"either --format or an ending of --to, not {form} and {ending}")
+        to = to.with_suffix("")
+        form = ending
+    formats = (form or "pdf,png").split(",")
+    for one in formats:
+        if one not in FORMATS:
+            raise InputError(f"format must be pdf, png or svg, not {one!r}")
+    return to, formats
 
 
 @command(
