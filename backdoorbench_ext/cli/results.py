@@ -252,7 +252,7 @@ def _file(to: Path, form: str) -> tuple[Path, list[str]]:
     ending = to.suffix[1:]
     # figures/v1.0 has none
     if ending.isalpha():
-        if form:
+        if form not in ("", ending):
             raise InputError(f"either --format or an ending of --to, not {form} and {ending}")
         to = to.with_suffix("")
         form = ending
