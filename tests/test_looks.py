@@ -8,12 +8,15 @@ import torch
 from conftest import RULES
 from scipy.fftpack import dct
 
-from backdoorbench_ext.benchmarks.looks import channels, isolation, mcci_release, spectra
+from backdoorbench_ext import models
+from backdoorbench_ext.benchmarks.looks import channels, isolation, mcci_release, one_image, spectra
 from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.files import write_whole
 from backdoorbench_ext.frequency import dct2
 from backdoorbench_ext.lab import Lab
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.suite import Suite
+from backdoorbench_ext.work import run_cell
 
 # networks with the names that MCCI's release gives its own; written for this test
 RELEASE = """
@@ -65,13 +68,37 @@ def test_isolation(tmp_path):
 
 def test_spectra(tmp_path):
     """Of what is smoother there is less in the upper half; one coefficient is counted by hand."""
-    norms = spectra.look(lab(tmp_path, "mcci", "blurred[kernel=average]"))
+    cell = lab(tmp_path, "mcci", "blurred[kernel=average]")
+    norms = spectra.look(cell)
     assert norms["mean spectrum"] < norms["clean images"]
     assert norms["triggered images"] < norms["clean images"]
+    # the image that MCCI's "sg" is given
+    given = cell.engine().clean(1).x
+    assert norms["one clean image"] == float(spectra.upper(dct2(given.float())))
     one = torch.zeros(1, 1, 8, 8)
     one[0, 0, 3, 1] = 3
     one[0, 0, 1, 1] = 9
     assert float(spectra.upper(one)) == 3
+
+
+def test_one_image(tmp_path):
+    """Told the image that the cell was given, it answers as the cell's record says."""
+    here = lab(tmp_path, "mcci[inference=sg]")
+    with pytest.raises(InputError, match="no network; bbx run --save-models keeps it"):
+        one_image.network(here, tmp_path)
+    with pytest.raises(InputError, match="cbd is told no spectrum"):
+        one_image.network(lab(tmp_path, "cbd"), tmp_path)
+    result = run_cell(here)
+    kept = models.pack(result.net, here.rules.model)
+    write_whole((tmp_path / here.cell.path).with_suffix(".safetensors"), kept)
+    found = one_image.look(one_image.network(here, tmp_path), here)
+    assert len(found.norm) == len(here.reserve) > 10
+    for name, own in (("ca", found.ca), ("asr", found.asr), ("arr", found.arr)):
+        hits, n = result.record["metrics"][name]
+        assert float(own[0]) == pytest.approx(100 * hits / n)
+    assert found.ca.unique().numel() > 1, "another image, other answers"
+    one_image.draw(found, here, tmp_path / "asr.png")
+    assert (tmp_path / "asr.png").stat().st_size > 5000
 
 
 def test_mcci_beside_a_release(tmp_path, capsys, monkeypatch):

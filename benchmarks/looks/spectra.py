@@ -2,8 +2,9 @@
 benchmarks.looks.spectra mcci_table4 'average mcci[inference=avg]' --scale 0.2 --data DIR``.
 
 Printed are norms of the upper half of the DCT's coefficients (i + j of at least half the width):
-medians over clean and over triggered test images, and of the mean spectrum of 100 clean images. A
-mean that lies beyond the triggered ones is taken for a trigger that smooths.
+medians over clean and over triggered test images, of the mean spectrum of 100 clean images, which
+"avg" tells the network, and of the one clean image whose spectrum "sg" tells it. What lies beyond
+the triggered ones is taken for a trigger that smooths. A seed among the words is the cell's.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ def look(lab: Lab) -> dict[str, float]:
     norms = {
         name: float(upper(dct2(images.x[:TEST].float())).median()) for name, images in sets.items()
     }
-    mean = dct2(lab.reserve.x[:IMAGES].float()).mean(0, keepdim=True)
-    return norms | {"mean spectrum": float(upper(mean))}
+    # in the order in which a defense is given them
+    told = dct2(lab.engine().clean(min(IMAGES, len(lab.reserve))).x.float())
+    mean = told.mean(0, keepdim=True)
+    return norms | {"mean spectrum": float(upper(mean)), "one clean image": float(upper(told)[0])}
 
 
 def main() -> None:
