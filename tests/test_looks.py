@@ -7,9 +7,17 @@ import pytest
 import torch
 from conftest import RULES
 from scipy.fftpack import dct
+from test_tables import record
 
-from backdoorbench_ext import models
-from backdoorbench_ext.benchmarks.looks import channels, isolation, mcci_release, one_image, spectra
+from backdoorbench_ext import models, records
+from backdoorbench_ext.benchmarks.looks import (
+    channels,
+    f_b,
+    isolation,
+    mcci_release,
+    one_image,
+    spectra,
+)
 from backdoorbench_ext.errors import InputError
 from backdoorbench_ext.files import write_whole
 from backdoorbench_ext.frequency import dct2
@@ -99,6 +107,23 @@ def test_one_image(tmp_path):
     assert found.ca.unique().numel() > 1, "another image, other answers"
     one_image.draw(found, here, tmp_path / "asr.png")
     assert (tmp_path / "asr.png").stat().st_size > 5000
+
+
+def test_f_b(tmp_path, capsys, monkeypatch):
+    """By f_B's loss; what two suites have counts once, what was not looked into not at all."""
+    suspects = {"weights": {"auroc": 0.25, "tpr": None, "fpr": None}}
+    for folder, loss, asr in (("a", 2.0, 90), ("b", 1e-6, 3), ("c", 2.0, 90), ("d", None, 50)):
+        one = record("badnets", "cbd", 80, asr, 0, seed=0 if loss == 2 else 1)
+        curves = {} if loss is None else {f_b.LOSS: [5.0, loss]}
+        one |= {"curves": curves, "suspects": suspects if loss == 2 else {}}
+        records.write(tmp_path / folder / "rate0.1-seed0-x.json", one)
+    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path), "--picture", str(tmp_path / "f_b.png")])
+    f_b.main()
+    lines = [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:] == [["0.000", "-", "8.0", "0.3"], ["2.000", "0.250", "8.0", "10.0"]]
+    assert (tmp_path / "f_b.png").stat().st_size > 5000
+    with pytest.raises(InputError, match="no records of CBD that bbx run --audit has made"):
+        f_b.look(tmp_path / "d")
 
 
 def test_mcci_beside_a_release(tmp_path, capsys, monkeypatch):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from safetensors.torch import load
 from scipy.stats import spearmanr
@@ -97,14 +98,15 @@ def draw(found: Answers, lab: Lab, file: Path) -> None:
     """ASR over the norm, a point an image; what triggered test images have in the median as a
     line.
     """
-    figure, ((axes,),) = plots.sheet(1, 1, (3.3, 2.4))
-    axes.scatter(found.norm, found.asr, s=6, alpha=0.6, linewidths=0)
-    usual = float(upper(dct2(lab.triggered.x[:TEST].float())).median())
-    axes.axvline(usual, color="black", linewidth=0.8, linestyle=":")
-    axes.annotate("triggered images", (usual, 97), (3, 0), textcoords="offset points", va="top")
-    axes.set_xlabel("norm of the upper half of the one image's spectrum")
-    axes.set_ylabel("ASR, percent")
-    axes.set_ylim(0, 100)
+    with plt.rc_context(plots.STYLE):
+        figure, ((axes,),) = plots.sheet(1, 1, (3.3, 2.4))
+        axes.scatter(found.norm, found.asr, s=6, alpha=0.6, linewidths=0)
+        usual = float(upper(dct2(lab.triggered.x[:TEST].float())).median())
+        axes.axvline(usual, color="black", linewidth=0.8, linestyle=":")
+        axes.annotate("triggered images", (usual, 97), (3, 0), textcoords="offset points", va="top")
+        axes.set_xlabel("norm of the upper half of the one image's spectrum")
+        axes.set_ylabel("ASR, percent")
+        axes.set_ylim(0, 100)
     plots.save(figure, file.with_suffix(""), [file.suffix[1:]])
 
 
