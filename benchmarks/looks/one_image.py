@@ -98,15 +98,15 @@ def draw(found: Answers, lab: Lab, file: Path) -> None:
     """ASR over the norm, a point an image; what triggered test images have in the median as a
     line.
     """
+    usual = float(upper(dct2(lab.triggered.x[:TEST].float())).median())
     with plt.rc_context(plots.STYLE):
-        figure, ((axes,),) = plots.sheet(1, 1, (3.3, 2.4))
-        axes.scatter(found.norm, found.asr, s=6, alpha=0.6, linewidths=0)
-        usual = float(upper(dct2(lab.triggered.x[:TEST].float())).median())
-        axes.axvline(usual, color="black", linewidth=0.8, linestyle=":")
-        axes.annotate("triggered images", (usual, 97), (3, 0), textcoords="offset points", va="top")
-        axes.set_xlabel("norm of the upper half of the one image's spectrum")
+        figure, ((axes,),) = plots.sheet(1, 1, (3.3, 2.2))
+        axes.plot(found.norm, found.asr, "o", ms=3, mew=0, alpha=0.6, label="told that image")
+        axes.axvline(usual, c="black", lw=0.8, ls=":", label="norm of triggered images, median")
+        axes.set_xlabel("norm of the image's upper spectrum")
         axes.set_ylabel("ASR, percent")
-        axes.set_ylim(0, 100)
+        axes.set_ylim(-4, 104)
+        plots.legend(figure, *axes.get_legend_handles_labels())
     plots.save(figure, file.with_suffix(""), [file.suffix[1:]])
 
 
@@ -126,6 +126,8 @@ def main() -> None:
         print(f"{asr.min():.1f} to {asr.max():.1f}".rjust(40))
     numbers = "".join(f"{own[0]:8.1f}" for own in (found.ca, found.asr, found.arr))
     print(f"{found.norm[0]:.0f}, the cell's".ljust(16) + numbers)
+    quantiles = ", ".join(f"{q:.1f}" for q in found.asr.quantile(torch.tensor([0.1, 0.5, 0.9])))
+    print(f"ASR over all images: quantiles of 10, 50 and 90 % {quantiles}")
     print(f"rank correlation of norm and ASR {spearmanr(found.norm, found.asr).statistic:.2f}")
     if given.picture:
         draw(found, lab, given.picture)
