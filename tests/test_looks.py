@@ -12,7 +12,7 @@ from test_tables import record
 from backdoorbench_ext import models, records
 from backdoorbench_ext.benchmarks.looks import (
     channels,
-    f_b,
+    first,
     isolation,
     mcci_release,
     one_image,
@@ -109,21 +109,31 @@ def test_one_image(tmp_path):
     assert (tmp_path / "asr.png").stat().st_size > 5000
 
 
-def test_f_b(tmp_path, capsys, monkeypatch):
-    """By f_B's loss; what two suites have counts once, what was not looked into not at all."""
-    suspects = {"weights": {"auroc": 0.25, "tpr": None, "fpr": None}}
-    for folder, loss, asr in (("a", 2.0, 90), ("b", 1e-6, 3), ("c", 2.0, 90), ("d", None, 50)):
-        one = record("badnets", "cbd", 80, asr, 0, seed=0 if loss == 2 else 1)
-        curves = {} if loss is None else {f_b.LOSS: [5.0, loss]}
-        one |= {"curves": curves, "suspects": suspects if loss == 2 else {}}
+def test_first(tmp_path, capsys, monkeypatch):
+    """By the early loss; what two suites have counts once, what was not looked into not at all."""
+    for folder, losses, asr in (("a", [5, 2.0], 90), ("b", [1e-6], 3), ("c", [5, 2.0], 90)):
+        one = record("badnets", "cbd", 80, asr, 0, seed=len(losses))
+        one["curves"] = {first.CURVES["cbd"].name: losses}
         records.write(tmp_path / folder / "rate0.1-seed0-x.json", one)
-    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path), "--picture", str(tmp_path / "f_b.png")])
-    f_b.main()
-    lines = [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
-    assert lines[1:] == [["0.000", "-", "8.0", "0.3"], ["2.000", "0.250", "8.0", "10.0"]]
-    assert (tmp_path / "f_b.png").stat().st_size > 5000
-    with pytest.raises(InputError, match="no records of CBD that bbx run --audit has made"):
-        f_b.look(tmp_path / "d")
+    records.write(tmp_path / "d" / "rate0.1-seed0-x.json", record("badnets", "cbd", 80, 50, 0))
+    for seed, told in enumerate(("avg", "sg", "avg")):
+        one = record("blend", f"mcci[inference={told}]", 70, 45, 0, seed=seed)
+        one["spec"]["defense"]["inference"] = told
+        # of the last the second epoch is not there
+        one["curves"] = {first.CURVES["mcci"].name: [3, 0.25, 9][: 3 - seed]}
+        records.write(tmp_path / "m" / f"rate0.1-seed{seed}-x.json", one)
+
+    def said(defense):
+        words = ["x", defense, str(tmp_path), "--picture", str(tmp_path / f"{defense}.png")]
+        monkeypatch.setattr(sys, "argv", words)
+        first.main()
+        assert (tmp_path / f"{defense}.png").stat().st_size > 5000
+        return [line.split()[:3] for line in capsys.readouterr().out.splitlines()[1:]]
+
+    assert said("cbd") == [["0.000", "8.0", "0.3"], ["2.000", "8.0", "10.0"]]
+    assert said("mcci") == [["0.250", "7.0", "5.0"]]
+    with pytest.raises(InputError, match="no records of it that bbx run --audit has made"):
+        first.look(first.CURVES["cbd"], tmp_path / "d")
 
 
 def test_mcci_beside_a_release(tmp_path, capsys, monkeypatch):
