@@ -8,6 +8,7 @@ from pathlib import Path
 from backdoorbench_ext import suite
 from backdoorbench_ext.lab import Lab
 from backdoorbench_ext.options import Options
+from backdoorbench_ext.suite import Suite
 
 
 def asked(doc: str | None) -> argparse.ArgumentParser:
@@ -23,14 +24,18 @@ def asked(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def grid_of(given: argparse.Namespace) -> Suite:
+    """The cell's grid, as ``bbx run`` has it."""
+    return suite.load(given.suite).changed(scale=given.scale, epochs=given.epochs)
+
+
 def lab_of(given: argparse.Namespace) -> Lab:
     """The cell's images, attack and engine.
 
     Raises:
         InputError: no such benchmark or cell, or data that cannot be read.
     """
-    grid = suite.load(given.suite).changed(scale=given.scale, epochs=given.epochs)
     options = Options(out=given.out, data=given.data, device=given.device)
-    lab = Lab(grid.cells(given.only)[0], options)
+    lab = Lab(grid_of(given).cells(given.only)[0], options)
     lab.check()
     return lab

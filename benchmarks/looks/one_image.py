@@ -4,7 +4,7 @@
 The network is the one that ``bbx run --save-models`` kept beside the cell's record. It is told the
 spectrum of each of 500 clean images of the reserve in turn, that which the cell has first. Printed
 are CA, ASR and ARR on the first test images, in means over the quarters of these images by the norm
-of the upper half of their spectrum, and how the ranks of norm and ASR go together.
+of the upper half of their spectrum, and how ASR goes together with that norm and with CA.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from backdoorbench_ext.images import Images
 from backdoorbench_ext.lab import Lab
 from backdoorbench_ext.reading import content
 
-from .cell import asked, lab_of
+from .cell import asked, grid_of, lab_of
 from .spectra import upper
 
 TOLD = 500
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="where to draw ASR over the norm: a .png file")
     given = parser.parse_args()
     lab = lab_of(given)
-    found = look(network(lab, given.out / given.suite), lab)
+    found = look(network(lab, given.out / grid_of(given).name), lab)
     print(f"{'norm':16}{'CA':>8}{'ASR':>8}{'ARR':>8}{'ASR, from the lowest to the highest':>40}")
     for part in found.norm.argsort().tensor_split(QUARTERS):
         norm = found.norm[part]
@@ -128,6 +128,9 @@ def main() -> None:
     print(f"{found.norm[0]:.0f}, the cell's".ljust(16) + numbers)
     quantiles = ", ".join(f"{q:.1f}" for q in found.asr.quantile(torch.tensor([0.1, 0.5, 0.9])))
     print(f"ASR over all images: quantiles of 10, 50 and 90 % {quantiles}")
+    print(f"images with an ASR above 20: {100 * (found.asr > 20).float().mean():.0f} %")
+    both = torch.corrcoef(torch.stack((found.ca, found.asr)))
+    print(f"correlation of CA and ASR {both[0, 1]:.2f}")
     print(f"rank correlation of norm and ASR {spearmanr(found.norm, found.asr).statistic:.2f}")
     if given.picture:
         draw(found, lab, given.picture)
