@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 # letters of a message; paths and values of strangers may be longer than any screen
 LONGEST = 1500
@@ -53,3 +55,13 @@ def nearest(name: str, known: Iterable[str], kind: str) -> InputError:
     hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
     shown = name if len(name) < 200 else f"{name[:200]}..."
     return InputError(f"no {shown!r} among the {kind}.{hint} Known: {', '.join(known)}")
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Bad input ends a script with one line on stderr and the exit code 2; decorates its main."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -136,6 +136,15 @@ def test_first(tmp_path, capsys, monkeypatch):
         first.look(first.CURVES["cbd"], tmp_path / "d")
 
 
+def test_bad_input_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["spectra", "demo", "nothing"])
+    with pytest.raises(SystemExit) as ended:
+        spectra.main()
+    assert ended.value.code == 2
+    words = "no cell of demo has 'nothing' in its path; `bbx run demo --dry-run` shows them"
+    assert capsys.readouterr().err == f"error: {words}\n"
+
+
 def test_mcci_beside_a_release(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "core" / "models"
     with pytest.raises(InputError, match="no such file; --release is a checkout"):

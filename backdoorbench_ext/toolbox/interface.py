@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .. import records, registry
 from ..api import Attack
-from ..errors import InputError, nearest, reason
+from ..errors import InputError, in_one_line, nearest, reason
 from ..files import write_text
 from ..lab import Lab
 from ..models import Net
@@ -453,11 +453,8 @@ def main(words: list[str]) -> None:
 
 def told(run: Callable[[list[str]], None], words: list[str]) -> None:
     """Run something with its words; what is wrong with them is one line, and the exit code 2."""
-    try:
+    with in_one_line():
         run(words)
-    except InputError as error:
-        print(f"backdoorbench_ext.toolbox: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def script(method: str) -> None:

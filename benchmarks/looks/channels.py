@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from backdoorbench_ext.errors import in_one_line
 from backdoorbench_ext.lab import Lab
 
 from .cell import asked, lab_of
@@ -36,6 +37,7 @@ def look(lab: Lab) -> list[tuple[int, float, float, float]]:
     return rows
 
 
+@in_one_line()
 def main() -> None:
     """Print a line a channel."""
     print(f"{'channel':>8}{'raised':>9}{'CA':>8}{'ASR':>8}")

@@ -19,7 +19,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from backdoorbench_ext import plots, records
-from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.errors import InputError, in_one_line
 from backdoorbench_ext.naming import plain
 from backdoorbench_ext.registry import parse
 from backdoorbench_ext.suite import digest
@@ -137,6 +137,7 @@ def draw(runs: list[Run], curve: Curve, file: Path) -> None:
     plots.save(figure, file.with_suffix(""), [file.suffix[1:]])
 
 
+@in_one_line()
 def main() -> None:
     """Print a line a training."""
     parser = argparse.ArgumentParser(description=__doc__)

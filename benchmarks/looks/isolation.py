@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backdoorbench_ext.defenses.abl import ABL, isolate, local_gradient_ascent
+from backdoorbench_ext.errors import in_one_line
 from backdoorbench_ext.lab import Lab
 
 from .cell import asked, lab_of
@@ -42,6 +43,7 @@ def look(lab: Lab, epochs: int, method: ABL) -> list[tuple[float, float, float]]
     return rows
 
 
+@in_one_line()
 def main() -> None:
     """Print a line an epoch."""
     parser = asked(__doc__)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from scipy.fft import dctn
 from torch import Tensor
 
-from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.errors import InputError, in_one_line
 from backdoorbench_ext.lab import Lab
 
 from .cell import asked, lab_of
@@ -120,6 +120,7 @@ def look(net: Any, lab: Lab) -> list[tuple[str, float, float, float]]:
     return list(zip(WAYS, on_test, asr, arr, strict=True))
 
 
+@in_one_line()
 def main() -> None:
     """Train it and print a line a way."""
     parser = asked(__doc__)

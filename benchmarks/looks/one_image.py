@@ -20,7 +20,7 @@ from torch import Tensor
 
 from backdoorbench_ext import plots
 from backdoorbench_ext.defenses.mcci import EMBEDDING, MCCI, TwoPaths, ain
-from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.errors import InputError, in_one_line
 from backdoorbench_ext.frequency import dct2
 from backdoorbench_ext.images import Images
 from backdoorbench_ext.lab import Lab
@@ -110,6 +110,7 @@ def draw(found: Answers, lab: Lab, file: Path) -> None:
     plots.save(figure, file.with_suffix(""), [file.suffix[1:]])
 
 
+@in_one_line()
 def main() -> None:
     """Print a line a quarter, and the one image's."""
     parser = asked(__doc__)

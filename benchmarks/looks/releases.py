@@ -27,7 +27,7 @@ from PIL import Image
 from backdoorbench_ext import datasets, registry
 from backdoorbench_ext.api import Attack
 from backdoorbench_ext.attacks.blend import picture
-from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.errors import InputError, in_one_line
 from backdoorbench_ext.frequency import dct_matrix
 
 # uint8 (h, w, 3) -> the same, as float or uint8
@@ -278,6 +278,7 @@ def found(folder: Path) -> dict[str, Look]:
     raise InputError(f"{folder} is no checkout of a known release: none of {', '.join(RELEASES)}")
 
 
+@in_one_line()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--release", type=Path, required=True, help="a checkout of a release")
@@ -286,10 +287,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of data sets")
     parser.add_argument("--out", type=Path, help="draw them into this PNG file")
     given = parser.parse_args()
-    try:
-        compare(given)
-    except InputError as error:
-        raise SystemExit(f"error: {error}") from None
+    compare(given)
 
 
 def looked_at(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from backdoorbench_ext.errors import in_one_line
 from backdoorbench_ext.frequency import dct2
 from backdoorbench_ext.lab import Lab
 
@@ -43,6 +44,7 @@ def look(lab: Lab) -> dict[str, float]:
     return norms | {"mean spectrum": float(upper(mean)), "one clean image": float(upper(told)[0])}
 
 
+@in_one_line()
 def main() -> None:
     """Print a line a norm."""
     for name, norm in look(lab_of(asked(__doc__).parse_args())).items():

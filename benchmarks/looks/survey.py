@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from backdoorbench_ext import records, registry, runner
-from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.errors import InputError, in_one_line
 from backdoorbench_ext.lab import Lab
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.protocols import BACKDOORBENCH
@@ -125,6 +125,7 @@ def row(cell: Cell, folder: Path, refused: str) -> list[str]:
     return [name, "runs", ours, its, f"{seconds:.0f}"]
 
 
+@in_one_line()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of cifar10.npz")

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from backdoorbench_ext import runner
+from backdoorbench_ext.errors import in_one_line
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.protocols import CBD
 from backdoorbench_ext.suite import Suite
@@ -36,6 +37,7 @@ def measure(suite: Suite, options: Options) -> dict[str, float]:
     return parts | {"rest": whole - sum(parts.values())}
 
 
+@in_one_line()
 def main() -> None:
     given = arguments(__doc__, defense="none", model="wrn16_1", epochs=1, compile="")
     suite = Suite("cell", CBD, (given.dataset,), ("badnets",), (given.defense,)).changed(

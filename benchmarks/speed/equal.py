@@ -17,6 +17,7 @@ from torch import nn
 
 from backdoorbench_ext import datasets, registry
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.errors import in_one_line
 from backdoorbench_ext.images import Images, Poisoned
 from backdoorbench_ext.models import Net
 from backdoorbench_ext.protocols import Protocol
@@ -87,6 +88,7 @@ def measure(
     return percent
 
 
+@in_one_line()
 def main() -> None:
     given = arguments(__doc__, threads=1, seeds=5, compile="")
     rules = SUITE.protocol

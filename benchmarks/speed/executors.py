@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from backdoorbench_ext.devices import cores
+from backdoorbench_ext.errors import in_one_line
 
 GRID = "run --dataset digits[train=64,test=20] --attacks none --defenses none --epochs 1"
 GRID += " --model cnn5 --device cpu"
@@ -56,6 +57,7 @@ def ways(sbatch: str, cells: int) -> dict[str, str]:
     return found
 
 
+@in_one_line()
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)

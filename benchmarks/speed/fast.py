@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from backdoorbench_ext import datasets
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.errors import in_one_line
 from backdoorbench_ext.images import Images
 from backdoorbench_ext.lab import hold_out
 from backdoorbench_ext.protocols import FAST, Protocol
@@ -53,6 +54,7 @@ def curve(
     return points
 
 
+@in_one_line()
 def main() -> None:
     given = arguments(__doc__, model="", epochs=0, batch=0, lr=0.0, crop=-1, smoothing=0.0, seed=0)
     rules = FAST.on(given.dataset)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from backdoorbench_ext import beside, runner
+from backdoorbench_ext.errors import in_one_line
 from backdoorbench_ext.options import Options
 from backdoorbench_ext.protocols import CBD, Protocol
 from backdoorbench_ext.suite import Suite
@@ -47,6 +48,7 @@ def cells_an_hour(suite: Suite, options: Options, jobs: int) -> float:
     return 3600 * 2 * jobs / (time.perf_counter() - start)
 
 
+@in_one_line()
 def main() -> None:
     given = arguments(__doc__, rounds=2, jobs="1,2,4", model="wrn16_1", cells=0, defense="none")
     jobs = tuple(map(int, given.jobs.split(",")))

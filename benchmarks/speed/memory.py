@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from backdoorbench_ext.engine import Engine
-from backdoorbench_ext.errors import InputError
+from backdoorbench_ext.errors import InputError, in_one_line
 from backdoorbench_ext.images import Images
 from backdoorbench_ext.protocols import MCCI, Protocol
 
@@ -47,6 +47,7 @@ def peak(rules: Protocol, images: Images) -> dict[str, float]:
     return {name: sum(held[kind] for kind in own) / 2**20 for name, own in kinds.items()}
 
 
+@in_one_line()
 def main() -> None:
     given = arguments(__doc__, model="vit_base_patch16_224", batch=8, optimizer="adadelta")
     images = data(given.dataset, given.data, 2 * given.batch, given.device)

@@ -34,6 +34,7 @@ import torch
 
 from backdoorbench_ext import datasets
 from backdoorbench_ext.devices import cores, keep_memory
+from backdoorbench_ext.errors import in_one_line
 from backdoorbench_ext.lab import Lab
 from backdoorbench_ext.models import Net
 from backdoorbench_ext.options import Options
@@ -275,6 +276,7 @@ def show(rounds: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, list[
     return table
 
 
+@in_one_line()
 def main() -> None:
     given = arguments(
         __doc__,

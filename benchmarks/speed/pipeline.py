@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.errors import in_one_line
 from backdoorbench_ext.images import Images
 from backdoorbench_ext.protocols import CBD, Protocol
 
@@ -86,6 +87,7 @@ def measure(images: Images, rounds: int, usual: int = 5_000, batch: int = 64) ->
     return alternate(timed, rounds, images.x.device)
 
 
+@in_one_line()
 def main() -> None:
     given = arguments(__doc__, rounds=5, threads=1)
     # a third of a gigabyte of large images

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from backdoorbench_ext.attacks.badnets import BadNets
+from backdoorbench_ext.errors import in_one_line
 from backdoorbench_ext.images import Images
 
 from .timing import Speed, alternate, arguments, data, keep, show
@@ -48,6 +49,7 @@ def measure(train: Images, test: Images, rounds: int) -> dict[str, Speed]:
     )
 
 
+@in_one_line()
 def main() -> None:
     given = arguments(__doc__, rounds=9)
     speeds = measure(

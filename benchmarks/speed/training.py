@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backdoorbench_ext.devices import has_bf16
 from backdoorbench_ext.engine import Engine
+from backdoorbench_ext.errors import in_one_line
 from backdoorbench_ext.images import Images
 from backdoorbench_ext.models import Net
 from backdoorbench_ext.protocols import CBD
@@ -102,6 +103,7 @@ def profiled(model: str, images: Images, batch: int = 64, most: int = 9) -> dict
     }
 
 
+@in_one_line()
 def main() -> None:
     given = arguments(__doc__, rounds=3, models="wrn16_1", images=1920, compile="")
     best = roofline(given.device)

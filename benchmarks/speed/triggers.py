@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from backdoorbench_ext import registry
+from backdoorbench_ext.errors import in_one_line
 
 from .timing import arguments, data, keep
 
@@ -141,6 +142,7 @@ def measure(
     return table
 
 
+@in_one_line()
 def main() -> None:
     given = arguments(__doc__, rounds=3, threads=1, images=10000)
     cv2.setNumThreads(1)
