@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -236,8 +236,7 @@ def tuned(defense: str, records: Sequence[Record]) -> str:
     # the lengths of a shortened grid are no choice
     lengths = set()
     with suppress(InputError):
-        known = fields(registry.get_class("defenses", name))
-        lengths = {f.name for f in known if f.metadata.get("length")}
+        lengths = registry.lengths("defenses", name)
     return "by hand" if options.keys() - lengths else "nothing"
 
 

@@ -17,6 +17,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -269,6 +270,15 @@ def create(kind: str, text: str) -> Any:
     # a plugin's own
     except Exception as error:
         raise InputError(f"{name} cannot be made: {told(error)}") from error
+
+
+def lengths(kind: str, name: str) -> set[str]:
+    """The options of a method that are lengths of a long training, which ``--scale`` shortens.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    return {f.name for f in fields(get_class(kind, name)) if f.metadata.get("length")}
 
 
 def add_file(path: Path) -> list[tuple[str, str]]:

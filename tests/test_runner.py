@@ -206,6 +206,19 @@ def test_a_later_run_adds_to_the_tables_of_an_earlier_one(tmp_path, capsys):
     assert len(cells) == 3 * len(grid.cells()) and any("seed2" in cell["cell"] for cell in cells)
 
 
+@pytest.mark.parametrize(
+    ("defenses", "long"),
+    [("none,fp,cbd[variant=release],abl", "cbd[variant=release], abl"), ("cbd[t1_steps=9]", "")],
+)
+def test_lengths_under_fast_are_told(defenses, long, capsys):
+    """A method's default is for a hundred epochs; the reserve's are the same under ``fast``."""
+    rules = ("--protocol", "fast", "--dataset", "digits", "--attacks", "badnets")
+    assert here("run", *rules, "--defenses", defenses, "--only", "nothing") == 2
+    said = capsys.readouterr().err
+    assert ("lengths of a hundred epochs" in said) == bool(long)
+    assert long in said
+
+
 def test_a_picture_that_changed_behind_its_name(grid, tmp_path):
     """The network trained on the old picture's images is no victim of the new one's, and the table
     says that its cells are not of a kind.

@@ -21,11 +21,13 @@ from ..errors import InputError, NoData, one_line
 from ..files import locked
 from ..options import Options
 from ..progress import bars
-from ..protocols import named
+from ..protocols import FAST, named
 from ..suite import Suite
 from . import args
 from .shared import command, err, numbers, out, own_grid, say, starting
 
+# the grid whose methods have lengths for few epochs
+SHORT = "fast_cifar10"
 COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -113,6 +115,12 @@ def run(
         grid = suite.load(name)
     else:
         grid = own_grid(dataset, attacks, defenses, protocol, called)
+        long = _long(grid) if grid.protocol.name == FAST.name else []
+        if long:
+            say(
+                f"note: {', '.join(long)}: lengths of a hundred epochs, and {FAST.name} has "
+                f"{FAST.recipe.epochs}: `bbx run {SHORT} --dry-run` names them in proportion"
+            )
     if compile and compile not in COMPILE:
         raise InputError(f"--compile must be one of {', '.join(COMPILE)}, not {compile!r}")
     if jobs and executor:
@@ -386,6 +394,16 @@ def _run(
         raise typer.Exit(1)
     if not plan.todo:
         say("nothing to run: every cell has its record")
+
+
+def _long(grid: Suite) -> list[str]:
+    """Defenses that do not say the lengths that the benchmark under ``fast`` gives them."""
+    said: dict[str, set[str]] = {}
+    for text in suite.load(SHORT).defenses:
+        name, options = registry.parse(text)
+        said[name] = said.get(name, set()) | registry.lengths("defenses", name) & set(options)
+    asked = {text: registry.parse(text) for text in grid.defenses}
+    return [text for text, (name, options) in asked.items() if said.get(name, set()) - set(options)]
 
 
 def _rehearse(plan: Any) -> None:
