@@ -53,14 +53,20 @@ def examples(clean: Tensor, triggered: Tensor, attack: str) -> Figure:
     return figure
 
 
-ROWS = ("clean", "poisoned", "difference x10", "log DCT, clean", "log DCT, poisoned")
+ROWS = (
+    "clean",
+    "poisoned",
+    "difference x10\nmean of 255,\nPSNR",
+    "log DCT, clean",
+    "log DCT, poisoned",
+)
 
 
 def gallery(
     attacks: Sequence[tuple[str, Images, Images]], beside: int = 7, page: float = SCREEN
 ) -> Figure:
-    """What each attack does: an image before and after, ten times the difference, and how the mean
-    log spectrum changes.
+    """What each attack does: an image before and after, ten times the difference with the change of
+    all images in numbers, and how the mean log spectrum changes.
 
     Args:
         attacks: name, images before and after; the picture shows one, the spectrum (log10 of 1 +
@@ -94,10 +100,24 @@ def _specimen(column: Any, before: Images, after: Images) -> None:
     b = after.x[shown].float() / 255
     for ax, image in zip(column, (a, b, (10 * (b - a).abs()).clamp(0, 1)), strict=False):
         ax.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+    under = column[2]
+    mean, ratio = change(before.x, after.x)
+    words = f"{mean:.1f}, {ratio:.1f} dB"
+    under.text(0.5, -0.03, words, transform=under.transAxes, fontsize=6, ha="center", va="top")
     for ax, images in zip(column[3:], (before, after), strict=True):
         spectrum = torch.log10(1 + dct2(images.x.float()).abs()).mean((0, 1))
         looks: Any = {"vmin": 0, "vmax": 3, "cmap": "viridis", "interpolation": "nearest"}
         ax.imshow(spectrum.numpy(), **looks)
+
+
+def change(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """How far images (n, c, h, w) of [0, 255] are from others: the mean absolute change, and the
+    median over images of the peak signal-to-noise ratio in dB, infinite where nothing changes.
+    """
+    apart = after.float() - before.float()
+    squared = (apart**2).mean((1, 2, 3))
+    ratios = 10 * torch.log10(255**2 / squared)
+    return float(apart.abs().mean()), float(ratios.median())
 
 
 def _clearest(x: Tensor) -> int:

@@ -110,6 +110,17 @@ def test_gallery(options, tmp_path):
     )
 
 
+def test_change_in_numbers(options):
+    """As OpenCV has the ratio; an image that stays as it is has no noise."""
+    before, after = (images.x for images in Lab(cell("blend"), options).specimen())
+    mean, ratio = pictures.change(before, after)
+    pairs = list(zip(before.numpy(), after.numpy(), strict=True))
+    assert mean == pytest.approx(np.mean([np.abs(b.astype(int) - a) for a, b in pairs]))
+    ratios = torch.tensor([cv2.PSNR(a, b) for a, b in pairs])
+    assert ratio == pytest.approx(float(ratios.median()), abs=1e-3)
+    assert pictures.change(before, before) == (0, float("inf"))
+
+
 def test_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = (
