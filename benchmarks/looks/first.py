@@ -29,7 +29,7 @@ METRICS = ("ca", "asr")
 LEAST = 1e-4
 MARKS = "os^Dvp*"
 # so that two pictures have the same colours
-ATTACKS = ("badnets", "trojan", "blend", "sig", "wanet")
+ATTACKS = ("badnets", "trojan", "blend", "sig", "wanet", "issba")
 
 
 @dataclass(frozen=True)
