@@ -58,10 +58,10 @@ def nearest(name: str, known: Iterable[str], kind: str) -> InputError:
 
 
 @contextmanager
-def in_one_line() -> Iterator[None]:
+def in_one_line(speaker: str = "error") -> Iterator[None]:
     """Bad input ends a script with one line on stderr and the exit code 2; decorates its main."""
     try:
         yield
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{speaker}: {error}", file=sys.stderr)
         raise SystemExit(2) from None

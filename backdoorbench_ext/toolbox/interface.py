@@ -453,7 +453,7 @@ def main(words: list[str]) -> None:
 
 def told(run: Callable[[list[str]], None], words: list[str]) -> None:
     """Run something with its words; what is wrong with them is one line, and the exit code 2."""
-    with in_one_line():
+    with in_one_line("backdoorbench_ext.toolbox"):
         run(words)
 
 

@@ -23,7 +23,6 @@ from backdoorbench_ext.suite import Cell, Suite
 # data set, attacks, defenses and rates of every grid: 1,000 cells a seed
 GRID = """
 from backdoorbench_ext.protocols import CBD
-from backdoorbench_ext.errors import in_one_line
 from backdoorbench_ext.suite import Suite
 
 SUITE = Suite(
