@@ -208,15 +208,20 @@ def test_a_later_run_adds_to_the_tables_of_an_earlier_one(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("defenses", "long"),
-    [("none,fp,cbd[variant=release],abl", "cbd[variant=release], abl"), ("cbd[t1_steps=9]", "")],
+    [("none,fp,abl,cbd[variant=release]", "abl, cbd[variant=release]"), ("cbd[t1_steps=9]", "")],
 )
 def test_lengths_under_fast_are_told(defenses, long, capsys):
     """A method's default is for a hundred epochs; the reserve's are the same under ``fast``."""
-    rules = ("--protocol", "fast", "--dataset", "digits", "--attacks", "badnets")
-    assert here("run", *rules, "--defenses", defenses, "--only", "nothing") == 2
+    rules = ("--protocol", "fast", "--dataset", "digits")
+    grid = ("--attacks", "badnets", "--defenses", defenses)
+    assert here("run", *rules, *grid, "--only", "nothing") == 2
     said = capsys.readouterr().err
     assert ("lengths of a hundred epochs" in said) == bool(long)
     assert long in said
+    # one fold is too few: nothing trains
+    assert here("tune", registry.split(defenses)[-1], *rules, "--folds", 1) == 2
+    said = capsys.readouterr().err
+    assert ("lengths of a hundred epochs" in said) == bool(long)
 
 
 def test_a_picture_that_changed_behind_its_name(grid, tmp_path):

@@ -41,6 +41,14 @@ def options(tmp_path):
     return Options(out=tmp_path / "runs", device="cpu")
 
 
+@pytest.mark.parametrize("words", ["--jobs 1,x", "--jobs 0", "--jobs ,"])
+def test_numbers_of_processes_that_are_none(words, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["grid", *words.split()])
+    with pytest.raises(SystemExit):
+        grid.main()
+    assert "must be whole numbers of at least 1" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_training_rounds_differently_and_no_more(images):

@@ -115,12 +115,7 @@ def run(
         grid = suite.load(name)
     else:
         grid = own_grid(dataset, attacks, defenses, protocol, called)
-        long = _long(grid) if grid.protocol.name == FAST.name else []
-        if long:
-            say(
-                f"note: {', '.join(long)}: lengths of a hundred epochs, and {FAST.name} has "
-                f"{FAST.recipe.epochs}: `bbx run {SHORT} --dry-run` names them in proportion"
-            )
+        _note_lengths(grid.protocol.name, grid.defenses)
     if compile and compile not in COMPILE:
         raise InputError(f"--compile must be one of {', '.join(COMPILE)}, not {compile!r}")
     if jobs and executor:
@@ -275,6 +270,8 @@ def tune_(
 
     names = tune.choices(defense, _axes(grid), trials, seed)
     own = own_grid(dataset, attack, "none", protocol)
+    # the others differ in values alone
+    _note_lengths(own.protocol.name, names[:1])
     own = own.changed(
         epochs=epochs, model=starting(start, model, own), seeds=(seed,), rates=(rate,)
     )
@@ -396,14 +393,23 @@ def _run(
         say("nothing to run: every cell has its record")
 
 
-def _long(grid: Suite) -> list[str]:
-    """Defenses that do not say the lengths that the benchmark under ``fast`` gives them."""
+def _note_lengths(protocol: str, defenses: Sequence[str]) -> None:
+    """Say which defenses have lengths of a hundred epochs under ``fast``, which has few: those that
+    leave to their own choice what the benchmark under it gives them.
+    """
+    if protocol != FAST.name:
+        return
     said: dict[str, set[str]] = {}
     for text in suite.load(SHORT).defenses:
         name, options = registry.parse(text)
         said[name] = said.get(name, set()) | registry.lengths("defenses", name) & set(options)
-    asked = {text: registry.parse(text) for text in grid.defenses}
-    return [text for text, (name, options) in asked.items() if said.get(name, set()) - set(options)]
+    asked = {text: registry.parse(text) for text in defenses}
+    long = [text for text, (name, options) in asked.items() if said.get(name, set()) - set(options)]
+    if long:
+        say(
+            f"note: {', '.join(long)}: lengths of a hundred epochs, and {FAST.name} has "
+            f"{FAST.recipe.epochs}: `bbx run {SHORT} --dry-run` names them in proportion"
+        )
 
 
 def _rehearse(plan: Any) -> None:

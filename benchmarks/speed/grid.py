@@ -50,17 +50,17 @@ def cells_an_hour(suite: Suite, options: Options, jobs: int) -> float:
 
 @in_one_line()
 def main() -> None:
-    given = arguments(__doc__, rounds=2, jobs="1,2,4", model="wrn16_1", cells=0, defense="none")
-    jobs = tuple(map(int, given.jobs.split(",")))
+    given = arguments(__doc__, rounds=2, jobs=(1, 2, 4), model="wrn16_1", cells=0, defense="none")
     rates = {}
-    speeds = together(replace(CBD, model=given.model), jobs, str(given.device), given.rounds)
+    rules = replace(CBD, model=given.model)
+    speeds = together(rules, given.jobs, str(given.device), given.rounds)
     show(
         f"plain training of {given.model} on random images, batch {CBD.recipe.batch_size}",
         "images/s",
         speeds,
-        f"{jobs[0]} at a time",
+        f"{given.jobs[0]} at a time",
     )
-    for count in jobs if given.cells else ():
+    for count in given.jobs if given.cells else ():
         with tempfile.TemporaryDirectory() as folder:
             suite = Suite("grid", CBD, (given.dataset,), ("badnets",), (given.defense,)).changed(
                 epochs=given.cells, model=given.model

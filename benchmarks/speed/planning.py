@@ -20,6 +20,8 @@ from backdoorbench_ext import suite
 from backdoorbench_ext.records import FORMAT
 from backdoorbench_ext.suite import Cell, Suite
 
+from .timing import counts
+
 # data set, attacks, defenses and rates of every grid: 1,000 cells a seed
 GRID = """
 from backdoorbench_ext.protocols import CBD
@@ -104,8 +106,11 @@ def measure(cells: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cells", default="1000,4000,16000", help="sizes, in whole thousands")
-    sizes = [int(size) for size in parser.parse_args().cells.split(",")]
+    default = (1000, 4000, 16000)
+    parser.add_argument("--cells", type=counts, default=default, help="sizes, in whole thousands")
+    sizes = parser.parse_args().cells
+    if any(size % 1000 for size in sizes):
+        parser.error(f"--cells must be whole thousands, not {', '.join(map(str, sizes))}")
     spent = {size: measure(size) for size in sizes}
     print(f"{'CPU seconds':24}" + "".join(f"{size:>10,} cells" for size in sizes))
     for command in COMMANDS:

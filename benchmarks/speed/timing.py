@@ -108,6 +108,19 @@ def keep(name: str, given: argparse.Namespace, speeds: Mapping[str, Speed], **mo
         (given.json / f"{name}.json").write_text(json.dumps(more | facts, indent=1) + "\n")
 
 
+def counts(text: str) -> tuple[int, ...]:
+    """Numbers of at least 1 from a flag's text, for argparse: "1,2,4" -> (1, 2, 4)."""
+    try:
+        read = tuple(map(int, text.split(",")))
+    except ValueError:
+        read = ()
+    if not read or min(read) < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be whole numbers of at least 1 with commas between them, not {text!r}"
+        )
+    return read
+
+
 def arguments(
     doc: str | None, threads: int = os.cpu_count() or 1, **own: Any
 ) -> argparse.Namespace:
@@ -121,7 +134,8 @@ def arguments(
     parser.add_argument("--threads", type=int, default=threads)
     parser.add_argument("--json", type=Path, help="folder for the figures")
     for name, default in own.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default)
+        kind = counts if isinstance(default, tuple) else type(default)
+        parser.add_argument(f"--{name}", type=kind, default=default)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     keep_memory()
