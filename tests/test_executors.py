@@ -81,7 +81,8 @@ def test_a_plugin_is_an_executor(tmp_path, monkeypatch, capsys):
     assert "blend" in first and "badnets" in second
 
 
-@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2])
 def test_a_worker_that_dies_costs_its_cell_a_retry_and_no_other(times, options):
     """SIGKILL of a process in its training: the cell is begun again, once; the others get their
     records, and so does this one when it is run again.

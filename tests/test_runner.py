@@ -445,6 +445,7 @@ def files(folder, ending):
     }
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
     """SIGKILL, again and again, until the grid is done: the records are those of an undisturbed
     run, but for the times.
