@@ -65,6 +65,7 @@ ABSENT = (
     "datasets.latents_dataset_inference",
     "hairclip_mapper",
     "hdbscan",
+    "umap",
 )
 # found from any folder, as the name that this runs under is not
 MODULE = "backdoorbench_ext.benchmarks.speed.peers"
