@@ -30,7 +30,7 @@ class CBD(Defense):
     the batch and the adversarial term at 0.01. As printed the weights, at most 1, scale the
     cross-entropy down and the term not, which asks f_C to know nothing of what f_B knows, classes
     among it: f_C then hardly learns, unless f_B is stopped before it has learned the classes
-    (docs/results/gtsrb-full.md).
+    (docs/results/gtsrb-full.md, docs/results/fast-cbd-equations.md).
 
     variant="release" is what the released code runs: weights divided by their mean in the batch, no
     ||z||^2, and the adversarial term off unless ``adversarial`` is set (0.01 there); then with
